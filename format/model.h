@@ -1,0 +1,91 @@
+/*
+ * A verified model file: header checked, signature checked, policy asked, DEKs unwrapped. Immutable
+ * and refcounted from then on; all functions are thread-safe.
+ *
+ * The view is `ct_model_header()` followed by the body. The body is cut into extents of at most
+ * CT_EXTENT_MAX bytes that hold whole units of authentication (chunks, pieces, unencrypted runs):
+ * an extent is what is read, decrypted and cached at once, a unit is what fails alone.
+ */
+#ifndef CT_MODEL_H
+#define CT_MODEL_H
+
+#include <jansson.h>
+
+#include "format/keyring.h"
+#include "format/manifest.h"
+
+enum { CT_EXTENT_MAX = 2097152 };
+
+struct ct_model;
+
+struct ct_open {
+    struct ct_source *source; /* taken over, also on failure */
+    struct ct_version version;
+    struct ct_keysource *keys; /* borrowed, only during the call */
+    const struct ct_manifest *manifest; /* NULL: none; otherwise it must vouch for `path` */
+    const char *path;             /* relative to the manifest's directory */
+    bool refuse_unencrypted;      /* plain=none: any unauthenticated tensor refuses the file */
+    const json_t *policy_input;   /* NULL: the policy is not evaluated (verify, rewrap) */
+    const uint8_t *header;        /* bytes 0..8+N-1 to use instead of the file's own; NULL: none */
+    size_t header_len;
+};
+
+int ct_model_open(const struct ct_open *how, struct ct_model **out, struct ct_err *err);
+struct ct_model *ct_model_ref(struct ct_model *m);
+void ct_model_unref(struct ct_model *m); /* the last one wipes the DEKs; NULL is allowed */
+
+/* Asks the local policy again: at every open. CT_POLICY unless it says exactly true. */
+int ct_model_allow(const struct ct_model *m, const json_t *input, struct ct_err *err);
+
+const struct ct_version *ct_model_version(const struct ct_model *m);
+/* The view's first bytes, length prefix included; borrowed. */
+const uint8_t *ct_model_header(const struct ct_model *m, size_t *len);
+uint64_t ct_model_body_len(const struct ct_model *m);
+uint64_t ct_model_view_size(const struct ct_model *m);
+
+struct ct_extent {
+    uint64_t begin; /* in the body */
+    uint32_t len;
+};
+
+uint32_t ct_model_extent_count(const struct ct_model *m);
+void ct_model_extent(const struct ct_model *m, uint32_t i, struct ct_extent *out);
+uint32_t ct_model_extent_at(const struct ct_model *m, uint64_t body_offset); /* must be < body_len */
+
+/* Ranges of the body that could not be authenticated, ascending, with one reason each. */
+struct ct_damage {
+    uint64_t begin, end;
+    enum ct_code code; /* CT_TAG, CT_REJECTED (its DEK did not unwrap) */
+    char what[160];    /* "tensor w0: chunk 2: tag does not match" */
+};
+
+struct ct_damages {
+    struct ct_damage *items;
+    size_t count;
+};
+
+void ct_damages_free(struct ct_damages *d);
+
+/* Reads extent i into `buf` (its len bytes), decrypted and authenticated. Bytes of damaged units
+ * are zeroed in `buf` and listed in `damages` (zero-initialised by the caller, freed by him); then
+ * the call still returns 0. -1 when nothing of it can be had: CT_IO, CT_STALE. The source's version
+ * is compared after the read. The first touch of a long message authenticates all of it; threads
+ * that need the same message help. */
+int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
+                  struct ct_err *err);
+
+/* For inspect, status and xattrs. */
+struct ct_model_info {
+    int version; /* of CryptoTensors: 1 or 2 */
+    enum ct_alg alg;
+    uint64_t chunk_size;
+    size_t tensors, encrypted, unwrapped; /* counts; unwrapped < encrypted: some DEKs failed */
+    uint64_t unauthenticated_bytes;       /* of tensors that nothing vouches for */
+    bool manifest;
+    size_t memory; /* bytes held by the model, without plaintext */
+    char enc_kid[256], sign_kid[256];
+    char header_sha256[65]; /* over bytes 0..8+N-1 as used */
+};
+void ct_model_info(const struct ct_model *m, struct ct_model_info *out);
+
+#endif
