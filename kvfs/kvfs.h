@@ -1,0 +1,24 @@
+/*
+ * The kvfs command: one file cmd_*.c a subcommand, one row in main.c's table.
+ * Exit codes: 0 done, 1 failed, 2 usage.
+ */
+#ifndef KVFS_H
+#define KVFS_H
+
+enum { KVFS_DONE = 0, KVFS_FAILED = 1, KVFS_USAGE = 2 };
+
+int cmd_mount(int argc, char **argv);
+int cmd_umount(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_reload(int argc, char **argv);
+int cmd_keygen(int argc, char **argv);
+int cmd_encrypt(int argc, char **argv);
+int cmd_rewrap(int argc, char **argv);
+int cmd_rekey(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
+
+/* Not for users: the worker's entry, exec'd by the supervisor (kvfs/serve/worker.h). */
+int cmd_worker(int argc, char **argv);
+
+#endif

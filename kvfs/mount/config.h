@@ -1,0 +1,40 @@
+/*
+ * What a mount was asked to be. A plain structure of fixed size: the supervisor fills it from the
+ * command line, the worker receives it as its first control message and checks nothing but its
+ * size, since both are the same executable.
+ *
+ * The one table of options is in options.c: it drives `--name`, `-o name`, the help, and the test
+ * that compares it with README.md.
+ */
+#ifndef KVFS_MOUNT_CONFIG_H
+#define KVFS_MOUNT_CONFIG_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum kvfs_plain { KVFS_PLAIN_SAFE, KVFS_PLAIN_ALL, KVFS_PLAIN_NONE };
+enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
+enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
+
+struct kvfs_config {
+    char source[PATH_MAX];     /* SRC, absolute, resolved */
+    char mountpoint[PATH_MAX]; /* MNT, absolute, resolved */
+    enum kvfs_plain plain;
+    enum kvfs_manifest manifest;
+    enum kvfs_update update;
+    bool require_all;
+    bool allow_other;
+    bool foreground;
+    uint32_t uid, gid;  /* owner of everything in the view */
+    uint32_t umask;     /* 0: modes are 0440 and 0550 (see kvfs/serve/node.h) */
+    bool umask_set;     /* then modes are 0444 and 0555 less umask */
+    uint64_t memory;    /* bytes of plaintext the worker may hold */
+    uint32_t threads;   /* that decrypt */
+    uint32_t readahead_kb; /* of the mount's bdi */
+    uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
+    uint32_t log_level;
+    bool have_key_dir; /* the supervisor opens beneath --key-dir on request */
+};
+
+#endif

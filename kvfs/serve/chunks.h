@@ -1,0 +1,51 @@
+/*
+ * The read path: slots of CT_EXTENT_MAX bytes that hold decrypted extents, and the pool of threads
+ * that fills them.
+ *
+ * FUSE threads look up, park the request, or reply; they never decrypt and never wait for a slot.
+ * The pool decrypts and replies. An extent that is being decrypted is waited for, not decrypted
+ * twice. All plaintext that the worker holds lies in these slots and in one assembly buffer a
+ * thread: together they never exceed the configured memory. Slots are locked where limits
+ * allow, left out of core dumps, wiped when the cache is wiped.
+ */
+#ifndef KVFS_SERVE_CHUNKS_H
+#define KVFS_SERVE_CHUNKS_H
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
+#include "kvfs/serve/node.h"
+
+struct kvfs_chunks;
+
+/* Starts `threads` threads and reserves (not touches) slots for `memory` bytes. Call after the
+ * sandbox's privileges are dropped and before its filter, or after: threads are created here. */
+struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory, unsigned threads,
+                                      struct ct_err *err);
+
+/* Answers a FUSE read, now or later, exactly once, with all bytes asked for (short only at the end
+ * of file) or an error. `content` is referenced as long as needed. `direct`: an O_DIRECT open. */
+void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
+                      struct kvfs_content *content, uint64_t offset, size_t size, bool direct);
+
+/* Runs fn(arg) on a pool thread: for opens, whose parsing and unwrapping would hold up a FUSE
+ * thread. Bounded queue; runs it at once on the caller when full. */
+void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg);
+
+/* Forgets all slots of a node (its content is about to go). */
+void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
+void kvfs_damage_memo_free(struct kvfs_damage_memo *m);
+
+/* For sealing: no new work, parked requests fail with CT_SEALED, running work is waited for, all
+ * plaintext wiped. Not from a pool thread. */
+void kvfs_chunks_seal(struct kvfs_chunks *c);
+void kvfs_chunks_stop(struct kvfs_chunks *c);
+
+struct kvfs_chunks_stats {
+    uint64_t slots, slots_used, slot_bytes_locked;
+    uint64_t hits, misses, waits, prefetched, prefetch_used, evicted_unread;
+    uint64_t bytes_decrypted, bytes_replied, parked;
+};
+void kvfs_chunks_stats(struct kvfs_chunks *c, struct kvfs_chunks_stats *out);
+
+#endif
