@@ -57,14 +57,15 @@ int ct_rewrap_file(struct ct_source *in, const struct ct_version *v, struct ct_k
 int ct_rewrap_header(const uint8_t *header, size_t n, uint64_t body_len, struct ct_keysource *old,
                      const struct ct_write_keys *keys, struct ct_buf *out, struct ct_err *err);
 
-/* New DEKs, new IVs, new body: decrypts with `old` and encrypts anew, checking every tag. Takes the
- * source over, also on failure. The policy is kept, not asked. */
+/* New DEKs, new IVs, new body: decrypts with `old` and encrypts anew, checking every tag. The
+ * policy is kept, not asked. */
 int ct_rekey_file(struct ct_source *in, const struct ct_version *v, struct ct_keysource *old,
                   const struct ct_write_keys *keys, const struct ct_write_options *opt, int dirfd,
                   const char *name, struct ct_entry *entry, struct ct_entry_arena **arena,
                   struct ct_err *err);
 
-/* What a manifest says of an encrypted file that is there already (checked: signature, not body). */
+/* What a manifest says of an encrypted file that is there already (checked: signature, not body).
+ */
 int ct_shard_entry(struct ct_source *in, const struct ct_version *v, struct ct_keysource *keys,
                    struct ct_entry *entry, struct ct_entry_arena **arena, struct ct_err *err);
 
