@@ -1,8 +1,8 @@
 /*
  * Writing encrypted files: encrypt, rewrap, rekey. Bounded memory whatever the size (2 MiB a
- * thread and the header), all cores, every output a ct_newfile (temporary file, fsync, rename).
- * Sources are only read. DEKs and IVs come from the system's generator for every file anew, and
- * never repeat (format/write/plan.c says why).
+ * thread, rekey 6, and a few times the header), all cores, every output a ct_newfile (temporary
+ * file, fsync, rename). Sources are only read. DEKs and IVs come from the system's generator for
+ * every file anew, and never repeat (format/write/plan.c says why).
  *
  * Errors: CT_EXISTS before any work when the name is taken; CT_STALE when the source changed
  * meanwhile; CT_IO with err->sys ENOSPC, also before any work, when the file system is full; CT_IO
@@ -69,8 +69,8 @@ int ct_rekey_file(struct ct_source *in, const struct ct_version *v, struct ct_ke
 int ct_shard_entry(struct ct_source *in, const struct ct_version *v, struct ct_keysource *keys,
                    struct ct_entry *entry, struct ct_entry_arena **arena, struct ct_err *err);
 
-/* Copies a side file to dirfd/name and says what a manifest says of it; with dirfd -1 it only
- * says so. Of `opt` only progress matters; NULL is allowed. */
+/* Copies a side file to dirfd/name and says what a manifest says of it; with name NULL it
+ * only says so. Of `opt` only progress matters; NULL is allowed. */
 int ct_copy_file(struct ct_source *in, const struct ct_version *v,
                  const struct ct_write_options *opt, int dirfd, const char *name, mode_t mode,
                  struct ct_entry *entry, struct ct_entry_arena **arena, struct ct_err *err);
