@@ -1,7 +1,7 @@
 /*
- * A safetensors header, parsed strictly (format/README.md section 1): offsets contiguous from 0, shapes
- * and sizes agreeing, no duplicates, UTF-8, nothing after the object but blanks, the file ending
- * with the last tensor. Every violation is CT_MALFORMED with a sentence.
+ * A safetensors header, parsed strictly (format/README.md section 1): offsets contiguous from 0,
+ * shapes and sizes agreeing, no duplicates, UTF-8, nothing after the object but blanks, the file
+ * ending with the last tensor. Every violation is CT_MALFORMED with a sentence.
  */
 #ifndef CT_HEADER_H
 #define CT_HEADER_H
@@ -62,8 +62,9 @@ enum ct_kind {
 struct ct_measure {
     enum ct_kind kind;
     uint64_t json_len;
-    uint64_t view_size;   /* ENCRYPTED: size of the plain view; otherwise the source's size */
+    uint64_t view_size; /* ENCRYPTED: size of the plain view; otherwise the source's size */
     uint64_t tensor_count;
+    bool reserved; /* PLAIN, but with reserved CryptoTensors fields: no honest plain file */
     char enc_kid[256], sign_kid[256]; /* "" where absent or too long */
 };
 
@@ -72,7 +73,7 @@ struct ct_measure {
  * CT_KIND_ENCRYPTED or CT_KIND_PLAIN as far as could be seen. Checks what a single pass can
  * (syntax, not order and duplicates); ct_header_read() has the last word, and its view must have
  * the size announced here. */
-int ct_header_measure(struct ct_source *s, const struct ct_version *version,
-                      struct ct_measure *out, struct ct_err *err);
+int ct_header_measure(struct ct_source *s, const struct ct_version *version, struct ct_measure *out,
+                      struct ct_err *err);
 
 #endif

@@ -22,21 +22,22 @@ struct ct_keyref {
     struct ct_span kid, jku;
 };
 
-struct ct_keys_field { /* __crypto_keys__ */
-    int version;       /* 1 or 2 */
+struct ct_keys_field {   /* __crypto_keys__ */
+    int version;         /* 1 or 2 */
     uint64_t chunk_size; /* version 2; 0 in version 1 */
     struct ct_keyref enc, sign;
     char *arena; /* what the refs point into */
 };
 
-struct ct_encrypted { /* one tensor's entry in __encryption__ */
-    bool encrypted;   /* false: the tensor is not listed; nothing else is set */
+struct ct_encrypted {                /* one tensor's entry in __encryption__ */
+    bool encrypted;                  /* false: the tensor is not listed; nothing else is set */
     uint8_t wrapped_key[CT_DEK_MAX]; /* as long as the algorithm's key */
     uint8_t key_iv[CT_IV_LEN];
     uint8_t key_tag[CT_TAG_LEN];
-    uint8_t iv[CT_IV_LEN]; /* version 1: iv; version 2: base_iv. Unset for an empty one in version 1 */
-    uint32_t tag_count;    /* version 1: 1, 0 when empty; version 2: number of chunks, at least 1 */
-    const uint8_t *tags;   /* tag_count * 16 bytes */
+    uint8_t
+        iv[CT_IV_LEN];  /* version 1: iv; version 2: base_iv. Unset for an empty one in version 1 */
+    uint32_t tag_count; /* version 1: 1, 0 when empty; version 2: number of chunks, at least 1 */
+    const uint8_t *tags; /* tag_count * 16 bytes */
 };
 
 struct ct_encryption_field { /* __encryption__ */
@@ -45,7 +46,7 @@ struct ct_encryption_field { /* __encryption__ */
     void *arena;
 };
 
-struct ct_policy_field { /* __policy__ */
+struct ct_policy_field {  /* __policy__ */
     char *local, *remote; /* NUL-terminated copies, UTF-8; may hold NUL: use the lengths */
     size_t local_len, remote_len;
 };
