@@ -63,6 +63,7 @@ void ct_manifest_unref(struct ct_manifest *m)
 {
     if (m && atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) == 1) {
         ct_arena_free(&m->arena);
+        free(m->entries);
         free(m);
     }
 }

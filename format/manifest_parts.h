@@ -23,7 +23,7 @@ struct ct_manifest {
     atomic_uint refs;
     uint64_t generation;
     size_t count;
-    struct ct_entry *entries; /* by bytes of path */
+    struct ct_entry *entries; /* by bytes of path; what they point to is in the arena */
     struct ct_arena arena;
     char digest[2 * CT_DIGEST + 1];
 };

@@ -1,0 +1,118 @@
+/*
+ * A manifest's payload, signed here with a fixed key, so that every mutation gets past the
+ * signature; the first byte chooses. 0: payload; 1: protected header (over a good payload);
+ * otherwise: the whole object as it is, signed by nobody.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "format/jws.h"
+#include "format/manifest.h"
+
+#define TYP "kvfs-manifest+json"
+
+static const struct ct_span kid = {"f", 1};
+static uint8_t public_key[CT_ED25519_PUB];
+static struct ct_secret *seed;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static int verify(struct ct_keysource *ks, const struct ct_keyref *ref,
+                  uint8_t pub[static CT_ED25519_PUB], struct ct_err *err)
+{
+    (void)ks;
+    if (!ct_span_is(ref->kid, kid.p, kid.n)) {
+        return ct_err_set(err, CT_NOKEY, "no such key");
+    }
+    memcpy(pub, public_key, sizeof(public_key));
+    return 0;
+}
+
+static struct ct_keysource keys = {.verify = verify};
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    static const uint8_t bytes[CT_ED25519_SEED] = {42};
+    (void)argc;
+    (void)argv;
+    if (ct_secret_init(NULL) || !(seed = ct_secret_from(bytes, sizeof(bytes), NULL)) ||
+        ct_ed25519_public(seed, public_key, NULL)) {
+        abort();
+    }
+    return 0;
+}
+
+/* What was accepted keeps every promise that the header file makes, and is written alike. */
+static void check(const struct ct_manifest *m)
+{
+    struct ct_err err = CT_ERR_INIT;
+    ct_autobuf jws = {0};
+    struct ct_manifest *again = NULL;
+    struct ct_manifest_builder *b = ct_manifest_builder_new(ct_manifest_generation(m), &err);
+    assert(b);
+    for (size_t i = ct_manifest_count(m); i-- > 0;) {
+        const struct ct_entry *e = ct_manifest_at(m, i);
+        assert(ct_manifest_find(m, e->path) == e);
+        assert(e->path[0] && e->path[0] != '/' && !strstr(e->path, "//"));
+        assert(i == 0 || strcmp(ct_manifest_at(m, i - 1)->path, e->path) < 0);
+        if (ct_manifest_builder_add(b, e, &err)) {
+            abort();
+        }
+    }
+    if (ct_manifest_builder_sign(b, seed, kid, &jws, &err) ||
+        ct_manifest_parse(jws.data, jws.len, &keys, &again, &err)) {
+        abort();
+    }
+    assert(ct_manifest_count(again) == ct_manifest_count(m));
+    ct_manifest_unref(again);
+    ct_manifest_builder_free(b);
+}
+
+static void sign_with_header(const uint8_t *header, size_t n, struct ct_buf *out)
+{
+    static const char payload[] = "{\"version\":1,\"generation\":1,\"entries\":[]}";
+    uint8_t sig[CT_ED25519_SIG];
+    ct_autobuf input = {0};
+    ct_base64url_put(&input, header, n);
+    size_t head = input.len;
+    ct_buf_putc(&input, '.');
+    ct_base64url_put(&input, (const uint8_t *)payload, sizeof(payload) - 1);
+    if (ct_ed25519_sign(seed, input.data, input.len, sig, NULL)) {
+        abort();
+    }
+    ct_buf_puts(out, "{\"protected\":\"");
+    ct_buf_put(out, input.data, head);
+    ct_buf_puts(out, "\",\"payload\":\"");
+    ct_buf_put(out, input.data + head + 1, input.len - head - 1);
+    ct_buf_puts(out, "\",\"signature\":\"");
+    ct_base64url_put(out, sig, sizeof(sig));
+    ct_buf_puts(out, "\"}");
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct ct_err err = CT_ERR_INIT;
+    struct ct_manifest *m = NULL;
+    ct_autobuf jws = {0};
+    if (size == 0) {
+        return 0;
+    }
+    if (data[0] == 0) {
+        if (ct_jws_sign(TYP, kid, seed, data + 1, size - 1, &jws, NULL)) {
+            abort();
+        }
+    } else if (data[0] == 1) {
+        sign_with_header(data + 1, size - 1, &jws);
+    } else {
+        ct_buf_put(&jws, data, size);
+    }
+    if (ct_manifest_parse(jws.data, jws.len, &keys, &m, &err) == 0) {
+        check(m);
+    } else {
+        assert(err.code != CT_OK && err.msg[0]);
+    }
+    ct_manifest_unref(m);
+    return 0;
+}
