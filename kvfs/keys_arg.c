@@ -216,10 +216,15 @@ static int use_key_dir(struct ct_keyring *ring, const char *path, struct ct_err 
     return 0;
 }
 
-int kvfs_keys_load(const struct kvfs_keys_arg *a, struct ct_keyring **out, struct ct_err *err)
+void kvfs_no_core(void)
 {
     const struct rlimit none = {0, 0};
     (void)setrlimit(RLIMIT_CORE, &none);
+}
+
+int kvfs_keys_load(const struct kvfs_keys_arg *a, struct ct_keyring **out, struct ct_err *err)
+{
+    kvfs_no_core();
     kvfs_autokeyring *ring = ct_keyring_new(err);
     if (!ring) {
         return -1;

@@ -45,14 +45,12 @@ int kvfs_keys_arg_add(struct kvfs_keys_arg *a, const char *path);
 
 /* --key and --key-dir, as a child of a command's parser; its input is a struct kvfs_keys_arg. */
 extern const struct argp kvfs_keys_argp;
-#define KVFS_KEYS_CHILD                                                                            \
-    {                                                                                              \
-        &kvfs_keys_argp, 0, "Keys:", 1                                                             \
-    }
+
+/* No core dump of this process from here on. */
+void kvfs_no_core(void);
 
 /* Reads all of them, or, where no --key was given, the environment variable. CT_NOKEY with a
- * sentence that says what to type when there is neither. From here on the process leaves no core
- * dump. */
+ * sentence that says what to type when there is neither. Calls kvfs_no_core(). */
 int kvfs_keys_load(const struct kvfs_keys_arg *a, struct ct_keyring **out, struct ct_err *err);
 static inline void kvfs_keyring_freep(struct ct_keyring **r)
 {

@@ -1,6 +1,5 @@
 #include "kvfs/term.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -102,42 +101,6 @@ const char *kvfs_count_text(char out[static 64], uint64_t n, const char *noun)
 {
     (void)snprintf(out, 64, "%llu %s%s", (unsigned long long)n, noun, n == 1 ? "" : "s");
     return out;
-}
-
-static int parse_digits(const char *text, char **end, uint64_t *out)
-{
-    if (*text < '0' || *text > '9') {
-        return -1;
-    }
-    errno = 0;
-    *out = strtoull(text, end, 10);
-    return errno ? -1 : 0;
-}
-
-int kvfs_parse_u64(const char *text, uint64_t max, uint64_t *out)
-{
-    char *end = NULL;
-    return parse_digits(text, &end, out) || *end || *out > max ? -1 : 0;
-}
-
-int kvfs_parse_size(const char *text, uint64_t *out)
-{
-    char *end = NULL;
-    if (parse_digits(text, &end, out)) {
-        return -1;
-    }
-    if (*end == '\0') {
-        return 0;
-    }
-    static const char units[] = "KMGT";
-    char upper = (char)(*end >= 'a' && *end <= 'z' ? *end - 32 : *end);
-    const char *unit = strchr(units, upper);
-    const char *rest = end + 1;
-    if (!unit || (*rest && strcmp(rest, "iB") != 0 && strcmp(rest, "i") != 0)) {
-        return -1;
-    }
-    uint64_t factor = UINT64_C(1) << (10 * (unit - units + 1));
-    return ct_mul_u64(*out, factor, out) ? 0 : -1;
 }
 
 int kvfs_complain(const char *command, const struct ct_err *err)

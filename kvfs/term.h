@@ -24,11 +24,6 @@ enum { KVFS_SIZE_TEXT = 24 };
 const char *kvfs_size_text(char out[static KVFS_SIZE_TEXT], uint64_t bytes);
 /* "1 file", "3 files". Returns out. */
 const char *kvfs_count_text(char out[static 64], uint64_t n, const char *noun);
-/* Digits with an optional K, M, G or T (powers of 1024; KiB and so on are taken too). */
-int kvfs_parse_size(const char *text, uint64_t *out);
-/* Digits only, up to `max`. */
-int kvfs_parse_u64(const char *text, uint64_t max, uint64_t *out);
-
 /* "kvfs encrypt: REASON" to stderr; returns KVFS_FAILED. */
 int kvfs_complain(const char *command, const struct ct_err *err);
 /* "kvfs encrypt: warning: …" to stderr. */

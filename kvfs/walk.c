@@ -236,6 +236,22 @@ int kvfs_globs_add(struct kvfs_globs *g, const char *glob)
     return 0;
 }
 
+static bool match_one(struct kvfs_globs *g, size_t i, const char *text, int flags)
+{
+    bool yes = fnmatch(g->items[i], text, flags) == 0;
+    g->hits[i] += yes;
+    return yes;
+}
+
+bool kvfs_globs_match_name(struct kvfs_globs *g, const char *name)
+{
+    bool any = false;
+    for (size_t i = 0; i < g->count; i++) {
+        any |= match_one(g, i, name, 0);
+    }
+    return any;
+}
+
 bool kvfs_globs_match(struct kvfs_globs *g, const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -243,10 +259,7 @@ bool kvfs_globs_match(struct kvfs_globs *g, const char *path)
     bool any = false;
     for (size_t i = 0; i < g->count; i++) {
         bool whole = strchr(g->items[i], '/');
-        if (fnmatch(g->items[i], whole ? path : name, whole ? FNM_PATHNAME : 0) == 0) {
-            g->hits[i]++;
-            any = true;
-        }
+        any |= match_one(g, i, whole ? path : name, whole ? FNM_PATHNAME : 0);
     }
     return any;
 }

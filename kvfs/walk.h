@@ -55,6 +55,8 @@ struct kvfs_globs {
 
 int kvfs_globs_add(struct kvfs_globs *g, const char *glob);
 bool kvfs_globs_match(struct kvfs_globs *g, const char *path);
+/* For what is no path: `*` matches everything. */
+bool kvfs_globs_match_name(struct kvfs_globs *g, const char *name);
 /* The first that never matched, or NULL. */
 const char *kvfs_globs_unused(const struct kvfs_globs *g);
 void kvfs_globs_free(struct kvfs_globs *g);
