@@ -17,8 +17,9 @@ struct ct_name_index {
 
 struct parser {
     struct ct_scan scan;
-    struct ct_arena *arena;
-    struct ct_buf text;    /* a string being decoded */
+    struct ct_arena *arena;      /* of tensors */
+    struct ct_arena *meta_arena; /* of metadata, which is large and not needed for long */
+    struct ct_buf text;          /* a string being decoded */
     struct ct_buf numbers; /* a shape being read */
     struct ct_buf tensors, meta;
     bool has_metadata;
@@ -44,13 +45,13 @@ static uint32_t dtype_bits(struct ct_span name)
     return 0;
 }
 
-static int take_string(struct parser *p, struct ct_span *out)
+static int take_string(struct parser *p, struct ct_arena *arena, struct ct_span *out)
 {
     p->text.len = 0;
     if (ct_scan_string_to(&p->scan, &p->text)) {
         return -1;
     }
-    out->p = ct_arena_copy(p->arena, p->text.data, p->text.len, p->scan.err);
+    out->p = ct_arena_copy(arena, p->text.data, p->text.len, p->scan.err);
     out->n = p->text.len;
     return out->p ? 0 : -1;
 }
@@ -118,7 +119,7 @@ static int take_member(struct parser *p, struct ct_tensor *t, unsigned *seen)
     }
     *seen |= bit;
     if (bit == SEEN_DTYPE) {
-        return take_string(p, &t->dtype);
+        return take_string(p, p->arena, &t->dtype);
     }
     if (bit == SEEN_OFFSETS) {
         return take_offsets(p, t);
@@ -192,7 +193,8 @@ static int take_metadata(struct parser *p)
     }
     while ((more = ct_scan_more(&p->scan, '}', &first)) == 1) {
         struct ct_meta m;
-        if (take_string(p, &m.key) || ct_scan_expect(&p->scan, ':') || take_string(p, &m.value)) {
+        if (take_string(p, p->meta_arena, &m.key) || ct_scan_expect(&p->scan, ':') ||
+            take_string(p, p->meta_arena, &m.value)) {
             return -1;
         }
         ct_buf_put(&p->meta, &m, sizeof(m));
@@ -209,7 +211,7 @@ static int take_object(struct parser *p)
     }
     while ((more = ct_scan_more(&p->scan, '}', &first)) == 1) {
         struct ct_span name;
-        if (take_string(p, &name) || ct_scan_expect(&p->scan, ':')) {
+        if (take_string(p, p->arena, &name) || ct_scan_expect(&p->scan, ':')) {
             return -1;
         }
         if (ct_span_eq(name, "__metadata__") ? take_metadata(p) : take_tensor(p, name)) {
@@ -344,7 +346,7 @@ static int finish(struct parser *p, struct ct_header *h, struct ct_err *err)
     h->meta_count = p->meta.len / sizeof(struct ct_meta);
     h->has_metadata = p->has_metadata;
     h->tensors = ct_arena_alloc(p->arena, h->tensor_count, sizeof(*h->tensors), err);
-    h->meta = ct_arena_alloc(p->arena, h->meta_count, sizeof(*h->meta), err);
+    h->meta = ct_arena_alloc(p->meta_arena, h->meta_count, sizeof(*h->meta), err);
     if (!h->tensors || !h->meta) {
         return -1;
     }
@@ -367,7 +369,7 @@ int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_
     struct ct_err mine;
     struct parser p = {0};
     struct ct_header *h = calloc(1, sizeof(*h));
-    struct ct_arena *arena = calloc(1, sizeof(*arena));
+    struct ct_arena *arena = calloc(2, sizeof(*arena));
     *out = NULL;
     if (!h || !arena) {
         free(h);
@@ -377,7 +379,8 @@ int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_
     h->arena = arena;
     h->json_len = n;
     h->body_len = body_len;
-    p.arena = arena;
+    p.arena = &arena[0];
+    p.meta_arena = &arena[1];
     ct_scan_memory(&p.scan, json, n, &mine);
     int r = n > CT_HEADER_MAX ? ct_scan_fail(&p.scan, "a header above 100,000,000 bytes")
             : take_object(&p) ? -1
@@ -400,10 +403,26 @@ int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_
 void ct_header_free(struct ct_header *h)
 {
     if (h) {
-        ct_arena_free(h->arena);
-        free(h->arena);
+        struct ct_arena *arena = h->arena;
+        ct_arena_free(&arena[0]);
+        ct_arena_free(&arena[1]);
+        free(arena);
         free(h);
     }
+}
+
+size_t ct_header_memory(const struct ct_header *h)
+{
+    const struct ct_arena *arena = h->arena;
+    return sizeof(*h) + arena[0].total + arena[1].total;
+}
+
+void ct_header_forget_meta(struct ct_header *h)
+{
+    struct ct_arena *arena = h->arena;
+    ct_arena_free(&arena[1]);
+    h->meta = NULL;
+    h->meta_count = 0;
 }
 
 int ct_header_read(struct ct_source *s, const struct ct_version *version, struct ct_buf *raw,

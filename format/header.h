@@ -52,6 +52,11 @@ const struct ct_span *ct_header_meta(const struct ct_header *h, const char *key)
 /* Index into h->tensors, or -1. Constant time on average, safe against chosen names. */
 ptrdiff_t ct_header_find(const struct ct_header *h, struct ct_span name);
 
+/* Bytes held. */
+size_t ct_header_memory(const struct ct_header *h);
+/* Frees the metadata: what is left of a header once everything was taken from it. */
+void ct_header_forget_meta(struct ct_header *h);
+
 /* What `ls` needs, read in blocks with O(1) memory. */
 enum ct_kind {
     CT_KIND_OTHER,     /* no safetensors file at all */

@@ -17,7 +17,7 @@ const char *ct_alg_name(enum ct_alg alg);                 /* "aes256gcm" */
 enum ct_alg ct_alg_parse(const char *text, size_t len); /* case and '-' ignored; NONE if unknown */
 
 /* A key made ready for use. Holds key schedule: lives in wiped memory; one thread at a time. */
-struct ct_aead;
+struct ct_aead; /* below */
 
 struct ct_aead *ct_aead_new(enum ct_alg alg, const uint8_t *key, struct ct_err *err);
 /* Loads another key of the same algorithm into it: cheaper than a new one. */
@@ -32,17 +32,56 @@ int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err);
 
 /*
- * Messages too long to be decrypted whole (version 1 tensors, version 2 chunks above a slot) are
- * authenticated once, in pieces of CT_PIECE bytes, and each piece is checked again whenever it is
- * read, since the ciphertext is not trusted between two reads.
- *
- * ct_pieces_digest() gives 16 secret bytes for piece `index`; ct_pieces_check() says whether the
- * digests of all pieces belong to the message's tag; ct_pieces_open() decrypts one piece whose
- * ciphertext has that digest (CT_TAG otherwise, with `out` zeroed). Digests may be taken in any order and
- * in parallel (one ct_aead per thread). For ChaCha20-Poly1305 see format/aead/README.md.
+ * Pieces: parts of one long message, decrypted one at a time (format/message.h). A piece's digest is
+ * 16 bytes that say what its ciphertext was when the message was authenticated; they are secret.
+ * A piece begins at a multiple of CT_PIECE in its message.
  */
 enum { CT_PIECE = 2097152, CT_PIECE_DIGEST = 16 };
 
-struct ct_pieces; /* one per message: n, iv, tag, digests and state; see message.h */
+/* For AES-GCM the digest is the piece's share of GHASH, under the message's key, so that the
+ * digests of all pieces together give the message's tag and may be taken in any order; `salt`
+ * is not used. For ChaCha20-Poly1305 it is a one-time Poly1305 under a key derived from `salt` (32
+ * secret bytes of the message) and `index`: it says nothing of the tag. */
+int ct_aead_piece_digest(struct ct_aead *a, const uint8_t salt[static 32], uint64_t index,
+                         const uint8_t *in, size_t n, uint8_t digest[static CT_PIECE_DIGEST],
+                         struct ct_err *err);
+/* AES-GCM: whether the `count` digests belong to the message of n bytes with this IV and tag.
+ * CT_TAG if not. */
+int ct_aead_pieces_check(struct ct_aead *a, const uint8_t iv[static 12],
+                         const uint8_t (*digests)[CT_PIECE_DIGEST], uint64_t count, uint64_t n,
+                         const uint8_t tag[static 16], struct ct_err *err);
+/* Decrypts piece `index`, whose ciphertext must have this digest. On CT_TAG `out` is zeroed. */
+int ct_aead_piece_open(struct ct_aead *a, const uint8_t iv[static 12],
+                       const uint8_t salt[static 32], uint64_t index, const uint8_t *in, size_t n,
+                       const uint8_t digest[static CT_PIECE_DIGEST], uint8_t *out,
+                       struct ct_err *err);
+
+/* What a backend provides; openssl.c is always there. */
+struct ct_aead_ops {
+    const char *name;
+    struct ct_aead *(*create)(enum ct_alg alg, struct ct_err *err);
+    void (*destroy)(struct ct_aead *a);
+    int (*set_key)(struct ct_aead *a, const uint8_t *key);
+    /* IVs have 12 or, for AES-GCM, 16 bytes. open: 0, 1 if the tag fails, -1 on trouble. */
+    int (*open)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
+                const uint8_t tag[static 16], uint8_t *out);
+    int (*encrypt)(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
+                   uint8_t *out, uint8_t tag[static 16]);
+    /* AES-GCM: the tag over n bytes of associated data and no plaintext. */
+    int (*gmac)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
+                uint8_t tag[static 16]);
+};
+
+extern const struct ct_aead_ops ct_aead_openssl;
+
+/* What every backend's context begins with. */
+struct ct_aead {
+    const struct ct_aead_ops *ops;
+    enum ct_alg alg;
+    uint8_t key[32];
+    /* AES-GCM, once a piece was asked for: the hash key, its inverse, its power by a whole piece. */
+    int have_h;
+    uint8_t h[16], h_inverse[16], h_piece[16];
+};
 
 #endif

@@ -73,14 +73,22 @@ static void ossl_free(void *p, const char *file, int line)
     ct_wiping_free(p);
 }
 
+/* OpenSSL takes an allocator only before its first allocation, which another library's start-up code
+ * may make: hence before main(). */
+static int openssl_wipes;
+__attribute__((constructor)) static void make_openssl_wipe(void)
+{
+    openssl_wipes = CRYPTO_set_mem_functions(ossl_malloc, ossl_realloc, ossl_free);
+}
+
 int ct_secret_init(struct ct_err *err)
 {
     static int done;
     if (done) {
         return 0;
     }
-    if (!CRYPTO_set_mem_functions(ossl_malloc, ossl_realloc, ossl_free)) {
-        return ct_err_set(err, CT_USAGE, "OpenSSL was used before ct_secret_init()");
+    if (!openssl_wipes) {
+        return ct_err_set(err, CT_USAGE, "OpenSSL was used before it could be made to wipe");
     }
     json_set_alloc_funcs(ct_wiping_malloc, ct_wiping_free);
     json_object_seed(0);

@@ -1,0 +1,38 @@
+/*
+ * One long AEAD message, read in pieces: a version 1 tensor, or a version 2 chunk, of more than
+ * CT_PIECE bytes. It is authenticated once as a whole; on the way a secret digest of each piece is
+ * kept, and every later read of a piece is compared with it, since the ciphertext in the source is
+ * not trusted between two reads. format/aead/README.md says how.
+ *
+ * Thread-safe. With AES-GCM threads that need the message while it is being authenticated take
+ * pieces and help; with ChaCha20-Poly1305 they wait, since Poly1305 is sequential.
+ */
+#ifndef CT_MESSAGE_H
+#define CT_MESSAGE_H
+
+#include "format/aead/aead.h"
+#include "format/meta.h"
+
+struct ct_message;
+
+/* Reads n bytes of ciphertext at `offset` in the message. */
+typedef int (*ct_message_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
+                                  struct ct_err *err);
+
+/* n > 0 bytes of ciphertext. */
+struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
+                                  const uint8_t tag[static CT_TAG_LEN], uint64_t n,
+                                  struct ct_err *err);
+void ct_message_free(struct ct_message *m); /* NULL is allowed */
+
+/* Authenticates the message unless that was done. CT_TAG is remembered; any other failure is this
+ * call's only. `a` is keyed with the message's DEK and is used by the caller's thread alone. */
+int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                            void *ctx, struct ct_err *err);
+
+/* Decrypts piece `index` (n bytes of ciphertext, as just read) in place. CT_TAG, with `buf` zeroed,
+ * when it is not what was authenticated. Only after ct_message_authenticate() succeeded. */
+int ct_message_open(struct ct_message *m, struct ct_aead *a, uint64_t index, uint8_t *buf, size_t n,
+                    struct ct_err *err);
+
+#endif
