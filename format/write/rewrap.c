@@ -1,3 +1,4 @@
+#include "format/unwrap.h"
 #include "format/write/write.h"
 
 static int check_same_alg(const struct ct_old *o, const struct ct_write_keys *keys,
@@ -11,48 +12,40 @@ static int check_same_alg(const struct ct_old *o, const struct ct_write_keys *ke
     return 0;
 }
 
-static int rewrap_entry(struct ct_aead *from, struct ct_aead *to, struct ct_secret *dek,
-                        struct ct_encrypted *e, struct ct_err *err)
+/* Replaces the wrapping in `o`. A DEK that does not unwrap now never would again: that refuses. */
+static int wrap_anew(struct ct_old *o, const struct ct_deks *deks, const struct ct_write_keys *keys,
+                     struct ct_err *err)
 {
-    uint8_t *key = ct_secret_bytes(dek);
-    size_t len = ct_secret_len(dek);
-    if (ct_aead_open(from, e->key_iv, e->wrapped_key, len, e->key_tag, key, err)) {
-        return ct_err_set(err, CT_REJECTED, "its key does not unwrap with the old master key");
-    }
-    return ct_wrap_dek(to, key, len, e, err);
-}
-
-static int rewrap_all(struct ct_old *o, struct ct_aead *from, struct ct_aead *to,
-                      struct ct_err *err)
-{
-    ct_autosecret dek = ct_secret_new(ct_alg_key_len(o->keys.enc.alg), err);
-    if (!dek || !from || !to) {
-        return -1;
-    }
-    for (size_t i = 0; i < o->enc.count; i++) {
+    const size_t len = ct_alg_key_len(keys->alg);
+    struct ct_aead *to = ct_aead_new(keys->alg, ct_secret_peek(keys->master), err);
+    int r = to ? 0 : -1;
+    for (size_t i = 0; r == 0 && i < o->enc.count; i++) {
         const struct ct_span name = o->header->tensors[i].name;
-        if (o->enc.entries[i].encrypted && rewrap_entry(from, to, dek, &o->enc.entries[i], err)) {
-            return ct_err_wrap(err, "tensor %.*s", (int)(name.n < 128 ? name.n : 128), name.p);
+        if (o->enc.entries[i].encrypted && !deks->good[i]) {
+            r = ct_err_set(err, CT_REJECTED, "tensor %.*s: its key does not unwrap",
+                           (int)(name.n < 128 ? name.n : 128), name.p);
+        } else if (o->enc.entries[i].encrypted) {
+            r = ct_wrap_dek(to, ct_dek(deks, keys->alg, i), len, &o->enc.entries[i], err);
         }
     }
-    return 0;
+    ct_aead_free(to);
+    return r;
 }
 
-/* Replaces the wrapping in `o`. */
 static int rewrap(struct ct_old *o, struct ct_keysource *old, const struct ct_write_keys *keys,
                   struct ct_err *err)
 {
-    struct ct_secret *master = NULL;
+    struct ct_deks deks = {0};
+    ct_autosecret master = NULL;
     if (ct_write_keys_check(keys, err) || check_same_alg(o, keys, err) ||
         old->master(old, &o->keys.enc, &master, err)) {
         return -1;
     }
-    struct ct_aead *from = ct_aead_new(keys->alg, ct_secret_peek(master), err);
-    struct ct_aead *to = ct_aead_new(keys->alg, ct_secret_peek(keys->master), err);
-    int r = rewrap_all(o, from, to, err);
-    ct_aead_free(from);
-    ct_aead_free(to);
-    ct_secret_free(master);
+    int r = ct_unwrap(&o->enc, keys->alg, master, &deks, err);
+    if (r == 0) {
+        r = wrap_anew(o, &deks, keys, err);
+    }
+    ct_deks_free(&deks);
     return r;
 }
 
