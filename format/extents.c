@@ -71,8 +71,7 @@ static int count_longs(struct ct_model *m, struct ct_err *err)
     size_t tensors = m->header->tensor_count;
     for (size_t i = 0; i < tensors; i++) {
         uint64_t n = ct_long_messages(m, i);
-        if (n && !m->long_first &&
-            !(m->long_first = calloc(tensors, sizeof(*m->long_first)))) {
+        if (n && !m->long_first && !(m->long_first = calloc(tensors, sizeof(*m->long_first)))) {
             return ct_err_set(err, CT_NOMEM, "no memory for %zu tensors", tensors);
         }
         if (m->long_first) {

@@ -20,7 +20,7 @@ struct parser {
     struct ct_arena *arena;      /* of tensors */
     struct ct_arena *meta_arena; /* of metadata, which is large and not needed for long */
     struct ct_buf text;          /* a string being decoded */
-    struct ct_buf numbers; /* a shape being read */
+    struct ct_buf numbers;       /* a shape being read */
     struct ct_buf tensors, meta;
     bool has_metadata;
 };

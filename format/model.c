@@ -112,8 +112,7 @@ static int add_damage(struct reading *r, size_t tensor, const struct unit *u, en
                       const char *why, struct ct_err *err)
 {
     struct ct_span name = r->m->header->tensors[tensor].name;
-    struct ct_damage *items =
-        realloc(r->damages->items, (r->damages->count + 1) * sizeof(*items));
+    struct ct_damage *items = realloc(r->damages->items, (r->damages->count + 1) * sizeof(*items));
     if (!items) {
         return ct_err_set(err, CT_NOMEM, "no memory to say what is damaged");
     }
@@ -150,7 +149,8 @@ static int use_key(struct reading *r, size_t tensor, struct ct_err *err)
     return 0;
 }
 
-static void unit_iv(const struct ct_encrypted *e, const struct unit *u, uint8_t iv[static CT_IV_LEN])
+static void unit_iv(const struct ct_encrypted *e, const struct unit *u,
+                    uint8_t iv[static CT_IV_LEN])
 {
     memcpy(iv, e->iv, CT_IV_LEN);
     /* That the counter does not overflow was checked with the header. */
@@ -170,7 +170,7 @@ static uint64_t message_end(const struct ct_model *m, size_t tensor, const struc
     const struct ct_tensor *t = &m->header->tensors[tensor];
     uint64_t begin = message_begin(m, tensor, u);
     return m->keys.version == 1 || t->end - begin < m->keys.chunk_size ? t->end
-                                                                        : begin + m->keys.chunk_size;
+                                                                       : begin + m->keys.chunk_size;
 }
 
 static struct ct_message *long_message(struct ct_model *m, size_t tensor, const struct unit *u,
@@ -309,11 +309,10 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
     struct reading r = {.m = m, .damages = damages};
     /* The check before the read is for bytes without a tag, the one after it for everything: a tag
      * that fails because the file was replaced is to be told as such. */
-    int failed = ct_source_check(m->source, &m->version, err) ||
-                 for_units(&r, x, buf, prepare_unit, err) ||
-                 ct_source_read(m->source, buf, x->len, m->body_at + x->begin, &m->version, err) ||
-                 for_units(&r, x, buf, finish_unit, err) ||
-                 ct_source_check(m->source, &m->version, err);
+    int failed =
+        ct_source_check(m->source, &m->version, err) || for_units(&r, x, buf, prepare_unit, err) ||
+        ct_source_read(m->source, buf, x->len, m->body_at + x->begin, &m->version, err) ||
+        for_units(&r, x, buf, finish_unit, err) || ct_source_check(m->source, &m->version, err);
     give_aead(m, r.aead);
     if (failed) {
         memset(buf, 0, x->len);

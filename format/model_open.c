@@ -68,8 +68,9 @@ static int check_plain(const struct ct_model *m, const struct ct_open *how, stru
                               t->name.p);
         }
         if (!how->manifest && how->refuse_unencrypted) {
-            return ct_err_set(err, CT_REJECTED, "tensor %.*s is not encrypted, which plain=none refuses",
-                              n, t->name.p);
+            return ct_err_set(err, CT_REJECTED,
+                              "tensor %.*s is not encrypted, which plain=none refuses", n,
+                              t->name.p);
         }
     }
     return 0;
@@ -111,7 +112,8 @@ static void check_empty(struct ct_model *m)
             continue;
         }
         uint8_t none = 0;
-        struct ct_aead *a = ct_aead_new(m->keys.enc.alg, ct_dek(&m->deks, m->keys.enc.alg, i), NULL);
+        struct ct_aead *a =
+            ct_aead_new(m->keys.enc.alg, ct_dek(&m->deks, m->keys.enc.alg, i), NULL);
         if (!a || ct_aead_open(a, e->iv, &none, 0, e->tags, &none, NULL)) {
             ct_log(CT_LOG_WARN, "empty tensor %.*s: tag does not match",
                    (int)(t->name.n < 128 ? t->name.n : 128), t->name.p);
@@ -122,18 +124,13 @@ static void check_empty(struct ct_model *m)
     }
 }
 
-static int unwrap(struct ct_model *m, struct ct_keysource *keys, struct ct_err *err)
+static int unwrap(struct ct_model *m, const struct ct_secret *master, struct ct_err *err)
 {
-    struct ct_secret *master = NULL;
-    if (keys->master(keys, &m->keys.enc, &master, err)) {
+    if (ct_unwrap(&m->enc, m->keys.enc.alg, master, &m->deks, err)) {
         return -1;
     }
-    int r = ct_unwrap(&m->enc, m->keys.enc.alg, master, &m->deks, err);
-    ct_secret_free(master);
-    if (r == 0) {
-        check_empty(m);
-    }
-    return r;
+    check_empty(m);
+    return 0;
 }
 
 /* ---- all of it, in the order in which a file is to be refused ---- */
@@ -179,6 +176,7 @@ static int fill_info(struct ct_model *m, const struct ct_buf *raw, struct ct_err
 static int build(struct ct_model *m, const struct ct_open *how, struct ct_err *err)
 {
     ct_autobuf raw = {0};
+    ct_autosecret master = NULL;
     if (read_header(m, how, &raw, err)) {
         return -1;
     }
@@ -188,8 +186,9 @@ static int build(struct ct_model *m, const struct ct_open *how, struct ct_err *e
     if (ct_meta_keys(m->header, &m->keys, err) || check_signature(m, how->keys, err) ||
         ct_meta_policy(m->header, &m->policy, err) ||
         (how->policy_input && ct_model_allow(m, how->policy_input, err)) ||
+        how->keys->master(how->keys, &m->keys.enc, &master, err) ||
         ct_meta_encryption(m->header, &m->keys, &m->enc, err) || check_manifest(m, how, err) ||
-        unwrap(m, how->keys, err) || ct_view_header(m->header, &m->view, err) ||
+        unwrap(m, master, err) || ct_view_header(m->header, &m->view, err) ||
         ct_extents_make(m, err) || fill_info(m, &raw, err)) {
         return -1;
     }

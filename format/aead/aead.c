@@ -100,7 +100,8 @@ int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err)
 {
-    return a->ops->encrypt(a, iv, in, n, out, tag) ? ct_err_set(err, CT_IO, "encryption failed") : 0;
+    return a->ops->encrypt(a, iv, in, n, out, tag) ? ct_err_set(err, CT_IO, "encryption failed")
+                                                   : 0;
 }
 
 /* ---- AES-GCM in pieces ---- */
@@ -185,8 +186,8 @@ int ct_aead_pieces_check(struct ct_aead *a, const uint8_t iv[static 12],
 /*
  * A piece alone: GCM whose J0 is iv || (1 + index * blocks of a piece), so that its key stream
  * continues where the piece lies. J0 comes from a 16-byte IV x by GHASH, J0 = ((x * H) ^ L) * H,
- * which is solved for x. The tag to expect is made from the digest and E(J0), which is the tag of an
- * empty message under that IV.
+ * which is solved for x. The tag to expect is made from the digest and E(J0), which is the tag of
+ * an empty message under that IV.
  */
 static int gcm_piece_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,
                           const uint8_t *in, size_t n, const uint8_t digest[static 16],

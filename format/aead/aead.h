@@ -12,8 +12,8 @@
 
 enum ct_alg { CT_ALG_NONE, CT_ALG_AES128GCM, CT_ALG_AES256GCM, CT_ALG_CHACHA20POLY1305 };
 
-size_t ct_alg_key_len(enum ct_alg alg); /* 16 or 32; 0 for CT_ALG_NONE */
-const char *ct_alg_name(enum ct_alg alg);                 /* "aes256gcm" */
+size_t ct_alg_key_len(enum ct_alg alg);                 /* 16 or 32; 0 for CT_ALG_NONE */
+const char *ct_alg_name(enum ct_alg alg);               /* "aes256gcm" */
 enum ct_alg ct_alg_parse(const char *text, size_t len); /* case and '-' ignored; NONE if unknown */
 
 /* A key made ready for use. Holds key schedule: lives in wiped memory; one thread at a time. */
@@ -32,8 +32,8 @@ int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err);
 
 /*
- * Pieces: parts of one long message, decrypted one at a time (format/message.h). A piece's digest is
- * 16 bytes that say what its ciphertext was when the message was authenticated; they are secret.
+ * Pieces: parts of one long message, decrypted one at a time (format/message.h). A piece's digest
+ * is 16 bytes that say what its ciphertext was when the message was authenticated; they are secret.
  * A piece begins at a multiple of CT_PIECE in its message.
  */
 enum { CT_PIECE = 2097152, CT_PIECE_DIGEST = 16 };
@@ -79,7 +79,8 @@ struct ct_aead {
     const struct ct_aead_ops *ops;
     enum ct_alg alg;
     uint8_t key[32];
-    /* AES-GCM, once a piece was asked for: the hash key, its inverse, its power by a whole piece. */
+    /* AES-GCM, once a piece was asked for: the hash key, its inverse, its power by a whole piece.
+     */
     int have_h;
     uint8_t h[16], h_inverse[16], h_piece[16];
 };
