@@ -38,9 +38,10 @@ struct ct_write_options {
     void *progress_ctx;
 };
 
-/* Encrypts the plain safetensors file `in` (version `v`) to dirfd/name. `entry`, if not NULL,
- * receives what a manifest says of it (all but the path), allocated in `*arena`, which the caller
- * frees with ct_entry_arena_free(). CT_USAGE for a file that is encrypted already. */
+/* Encrypts the plain safetensors file `in` (version `v`) to dirfd/name; `name` has no slash, here
+ * and below. `entry`, if not NULL, receives what a manifest says of it (all but the path),
+ * allocated in `*arena`, which the caller frees with ct_entry_arena_free(). CT_USAGE for a file
+ * that is encrypted already. */
 struct ct_entry_arena;
 int ct_encrypt_file(struct ct_source *in, const struct ct_version *v,
                     const struct ct_write_keys *keys, const struct ct_write_options *opt, int dirfd,

@@ -57,11 +57,11 @@ int ct_encrypt_parsed(struct ct_source *in, const struct ct_version *v, const st
 
 static int refuse_reserved(const struct ct_header *h, struct ct_err *err)
 {
+    if (ct_meta_is_encrypted(h)) {
+        return ct_err_set(err, CT_USAGE, "it is encrypted already: use rewrap or rekey");
+    }
     for (size_t i = 0; i < h->meta_count; i++) {
         struct ct_span key = h->meta[i].key;
-        if (ct_span_eq(key, "__encryption__")) {
-            return ct_err_set(err, CT_USAGE, "it is encrypted already: use rewrap or rekey");
-        }
         if (ct_meta_is_reserved(key)) {
             return ct_err_set(err, CT_USAGE, "its metadata has the reserved field %.*s", (int)key.n,
                               key.p);

@@ -74,6 +74,18 @@ static struct ct_write_keys choose_keys(struct ct_keyring *r, const char *kid, c
     return k;
 }
 
+/* The directory that `path` lies in; *name is the last component. */
+static int parent_of(char *path, const char **name)
+{
+    char *slash = strrchr(path, '/');
+    *name = slash ? slash + 1 : path;
+    if (!slash) {
+        return open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    }
+    *slash = '\0';
+    return open(path[0] ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 static int write_file(const char *verb, char **args)
 {
     const bool fresh = strcmp(verb, "encrypt") == 0;
@@ -84,15 +96,16 @@ static int write_file(const char *verb, char **args)
     struct ct_source *in = open_source(AT_FDCWD, args[3], &v);
     struct ct_entry e;
     struct ct_entry_arena *arena = NULL;
+    const char *name = NULL;
+    ct_autofd dir = parent_of(args[4], &name);
     int r = 0;
     if (fresh) {
-        r = ct_encrypt_file(in, &v, &keys, &options, AT_FDCWD, args[4], &e, &arena, &err);
+        r = ct_encrypt_file(in, &v, &keys, &options, dir, name, &e, &arena, &err);
     } else if (strcmp(verb, "rewrap") == 0) {
-        r = ct_rewrap_file(in, &v, ct_keyring_source(old), &keys, &options, AT_FDCWD, args[4],
-                           &err);
+        r = ct_rewrap_file(in, &v, ct_keyring_source(old), &keys, &options, dir, name, &err);
     } else {
-        r = ct_rekey_file(in, &v, ct_keyring_source(old), &keys, &options, AT_FDCWD, args[4], &e,
-                          &arena, &err);
+        r = ct_rekey_file(in, &v, ct_keyring_source(old), &keys, &options, dir, name, &e, &arena,
+                          &err);
     }
     ct_entry_arena_free(arena);
     ct_source_close(in);

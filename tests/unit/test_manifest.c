@@ -5,7 +5,6 @@
 #include "format/base/sha256.h"
 #include "format/jws.h"
 #include "format/manifest.h"
-#include "tests/unit/first.h"
 
 #define TYP "kvfs-manifest+json"
 #define KID "s-test"
@@ -36,6 +35,7 @@ static int verify_key(struct ct_keysource *ks, const struct ct_keyref *ref,
 static void setup(void)
 {
     uint8_t bytes[CT_ED25519_SEED] = {1, 2, 3};
+    cr_assert_eq(ct_secret_init(NULL), 0);
     seed = ct_secret_from(bytes, sizeof(bytes), NULL);
     bytes[0] = 9;
     other_seed = ct_secret_from(bytes, sizeof(bytes), NULL);
