@@ -114,8 +114,11 @@ static void look_at_header(struct ct_source *in, const struct ct_version *v,
     if (!ct_meta_is_encrypted(h)) {
         out->kind = KVFS_IS_PLAIN;
         count_tensors(h, NULL, out);
-    } else if (look_at_fields(h, out, &err)) {
-        broken(out, err.msg);
+    } else {
+        out->kind = KVFS_IS_ENCRYPTED;
+        if (look_at_fields(h, out, &err)) {
+            broken(out, err.msg);
+        }
     }
     ct_header_free(h);
 }

@@ -1,5 +1,6 @@
 #include "kvfs/inspect_print.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -80,7 +81,13 @@ static void put_encrypted(struct kvfs_grid *g, const struct kvfs_inspected *i)
     char size[KVFS_SIZE_TEXT];
     kvfs_grid_cell(g, "version %d", i->version);
     kvfs_grid_cell(g, "%s", ct_alg_name(i->alg));
-    kvfs_grid_cell(g, "%s", i->version == 2 ? kvfs_size_text(size, i->chunk_size) : "-");
+    if (i->version == 1) {
+        kvfs_grid_cell(g, "-");
+    } else if (i->chunk_size % 1024) {
+        kvfs_grid_cell(g, "%llu B", (unsigned long long)i->chunk_size);
+    } else {
+        kvfs_grid_cell(g, "%s", kvfs_size_text(size, i->chunk_size));
+    }
     kvfs_grid_cell(g, "%zu/%zu", i->encrypted, i->tensors);
     kvfs_grid_cell(g, "%s", *i->enc_kid ? i->enc_kid : "-");
     kvfs_grid_cell(g, "%s", *i->sign_kid ? i->sign_kid : "-");
@@ -122,27 +129,66 @@ static void print_table(const struct kvfs_inspection *all)
     kvfs_grid_free(&g);
 }
 
-static void print_list(struct kvfs_grid *g, const char *title)
+/* A list of files and what is to be said of them; neighbours of which the same is to be said share
+ * a line. */
+struct list {
+    struct kvfs_grid grid;
+    char path[256], note[NOTE_MAX];
+    size_t same;
+};
+
+static void list_flush(struct list *l)
 {
-    if (g->cells) {
-        (void)printf("\n%s\n", title);
-        kvfs_grid_print(g, stdout, "  ");
+    if (l->same > 1) {
+        kvfs_grid_cell(&l->grid, "%s and %zu more", l->path, l->same - 1);
+    } else if (l->same) {
+        kvfs_grid_cell(&l->grid, "%s", l->path);
     }
-    kvfs_grid_free(g);
+    if (l->same) {
+        kvfs_grid_cell(&l->grid, "%s", l->note);
+    }
+    l->same = 0;
+}
+
+static void list_add(struct list *l, const char *path, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void list_add(struct list *l, const char *path, const char *fmt, ...)
+{
+    char note[NOTE_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(note, sizeof(note), fmt, ap);
+    va_end(ap);
+    if (l->same == 0 || strcmp(note, l->note) != 0) {
+        list_flush(l);
+        (void)snprintf(l->path, sizeof(l->path), "%s", path);
+        memcpy(l->note, note, sizeof(note));
+    }
+    l->same++;
+}
+
+static void list_print(struct list *l, const char *title)
+{
+    list_flush(l);
+    if (l->grid.cells) {
+        (void)printf("\n%s\n", title);
+        kvfs_grid_print(&l->grid, stdout, "  ");
+    }
+    kvfs_grid_free(&l->grid);
 }
 
 static void print_unauthenticated(const struct kvfs_inspection *all)
 {
-    struct kvfs_grid g = KVFS_GRID(2, 0);
+    struct list l = {.grid = KVFS_GRID(2, 0)};
     for (size_t i = 0; i < all->count; i++) {
         char note[NOTE_MAX];
         find_notes(all, &all->items[i], note);
         if (*note) {
-            kvfs_grid_cell(&g, "%s", all->items[i].path);
-            kvfs_grid_cell(&g, "%s", note);
+            list_add(&l, all->items[i].path, "%s", note);
         }
     }
-    print_list(&g, "Not authenticated:");
+    list_print(&l, "Not authenticated:");
 }
 
 static bool has_policy(const struct kvfs_inspected *i)
@@ -154,32 +200,27 @@ static bool has_policy(const struct kvfs_inspected *i)
 
 static void print_facts(const struct kvfs_inspection *all)
 {
-    struct kvfs_grid g = KVFS_GRID(2, 0);
+    struct list l = {.grid = KVFS_GRID(2, 0)};
     for (size_t k = 0; k < all->count; k++) {
         const struct kvfs_inspected *i = &all->items[k];
         if (i->kind == KVFS_IS_LINK || i->kind == KVFS_IS_WEIGHTS) {
-            kvfs_grid_cell(&g, "%s", i->path);
-            kvfs_grid_cell(&g, "%s%s", i->kind == KVFS_IS_LINK ? "leads to " : "", i->why);
+            list_add(&l, i->path, "%s%s", i->kind == KVFS_IS_LINK ? "leads to " : "", i->why);
         }
         if (i->kind == KVFS_IS_MANIFEST) {
-            kvfs_grid_cell(&g, "%s", i->path);
-            kvfs_grid_cell(&g, "generation %llu, lists %zu", (unsigned long long)i->generation,
-                           json_object_size(i->listed));
+            list_add(&l, i->path, "generation %llu, lists %zu", (unsigned long long)i->generation,
+                     json_object_size(i->listed));
         }
         if (*i->unknown) {
-            kvfs_grid_cell(&g, "%s", i->path);
-            kvfs_grid_cell(&g, "dtypes that kvfs does not know: %s", i->unknown);
+            list_add(&l, i->path, "dtypes that kvfs does not know: %s", i->unknown);
         }
         if (*i->jku) {
-            kvfs_grid_cell(&g, "%s", i->path);
-            kvfs_grid_cell(&g, "master key at %s", i->jku);
+            list_add(&l, i->path, "master key at %s", i->jku);
         }
         if (has_policy(i)) {
-            kvfs_grid_cell(&g, "%s", i->path);
-            kvfs_grid_cell(&g, "has a policy (-v prints it)");
+            list_add(&l, i->path, "has a policy (-v prints it)");
         }
     }
-    print_list(&g, "Also:");
+    list_print(&l, "Also:");
 }
 
 static void print_policy(const char *path, const char *which, const char *text, size_t n)
@@ -199,16 +240,15 @@ static void print_policy(const char *path, const char *which, const char *text, 
 
 static size_t print_malformed(const struct kvfs_inspection *all)
 {
-    struct kvfs_grid g = KVFS_GRID(2, 0);
+    struct list l = {.grid = KVFS_GRID(2, 0)};
     size_t n = 0;
     for (size_t i = 0; i < all->count; i++) {
         if (all->items[i].kind == KVFS_IS_BROKEN) {
-            kvfs_grid_cell(&g, "%s", all->items[i].path);
-            kvfs_grid_cell(&g, "%s", all->items[i].why);
+            list_add(&l, all->items[i].path, "%s", all->items[i].why);
             n++;
         }
     }
-    print_list(&g, "Malformed:");
+    list_print(&l, "Malformed or unknown:");
     return n;
 }
 

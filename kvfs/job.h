@@ -81,8 +81,8 @@ struct kvfs_plan {
     size_t models, copies, links;
 };
 
-/* Looks at job->src. CT_USAGE when it can't be done: then the reasons were printed as a list, and
- * err->msg closes it. */
+/* Looks at job->src. CT_USAGE with an empty message when it can't be done: then the reasons were
+ * printed as a list. */
 int kvfs_plan_make(struct kvfs_job *job, struct kvfs_plan *plan, struct ct_err *err);
 void kvfs_plan_free(struct kvfs_plan *plan);
 /* Opens a source file for a task and checks that it is the one that was planned. */

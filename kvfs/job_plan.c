@@ -261,7 +261,7 @@ static void find_missing(struct planner *p)
 static int print_problems(struct planner *p, struct ct_err *err)
 {
     const struct kvfs_job *job = p->job;
-    kvfs_printf_safe(stderr, "kvfs %s: this stops it:", job->command);
+    kvfs_printf_safe(stderr, "kvfs %s: nothing was written, because of these:", job->command);
     (void)fputc('\n', stderr);
     kvfs_grid_print(&p->problems.grid, stderr, "  ");
     if (p->problems.link) {
@@ -273,7 +273,7 @@ static int print_problems(struct planner *p, struct ct_err *err)
         (void)fputs("--copy-plain GLOB takes weights along unencrypted; ", stderr);
     }
     (void)fputs("--exclude GLOB leaves a file out.\n", stderr);
-    return ct_err_set(err, CT_USAGE, "nothing was written");
+    return ct_err_set(err, CT_USAGE, "%s", "");
 }
 
 static void count_steps(struct kvfs_plan *plan)

@@ -250,9 +250,15 @@ static int read_note(const struct kvfs_job *job, int dirfd, json_t **note, struc
     struct stat st;
     ct_autofd fd = kvfs_open_regular(dirfd, KVFS_STATE_NAME, &st, err);
     if (fd < 0 || ct_read_fd(fd, NOTE_MAX, &text, err) ||
-        ct_jws_parse(text.data, text.len, KVFS_STATE_TYP, &jws, err) ||
-        ct_jws_verify(&jws, job->sign_pub, err) || ct_jws_payload(&jws, &payload, err)) {
+        ct_jws_parse(text.data, text.len, KVFS_STATE_TYP, &jws, err)) {
         return ct_err_wrap(err, "%s", KVFS_STATE_NAME);
+    }
+    if (ct_jws_verify(&jws, job->sign_pub, err)) {
+        return ct_err_set(err, CT_REJECTED, "%s was not made with this signing key",
+                          KVFS_STATE_NAME);
+    }
+    if (ct_jws_payload(&jws, &payload, err)) {
+        return -1;
     }
     *note = json_loadb((const char *)payload.data, payload.len, JSON_REJECT_DUPLICATES, NULL);
     return *note ? 0 : ct_err_set(err, CT_MALFORMED, "%s is not JSON", KVFS_STATE_NAME);

@@ -86,7 +86,7 @@ static void sample(int64_t now)
 
 static void put_time(struct ct_buf *out, double seconds)
 {
-    uint64_t s = seconds < 359999 ? (uint64_t)(seconds + 0.5) : 359999;
+    uint64_t s = seconds < 359999 ? (uint64_t)seconds + 1 : 359999;
     if (s >= 3600) {
         ct_buf_printf(out, "%llu:%02llu:%02llu", (unsigned long long)(s / 3600),
                       (unsigned long long)(s / 60 % 60), (unsigned long long)(s % 60));
@@ -124,7 +124,7 @@ static size_t cut(const char *text, size_t len, size_t n)
 
 static void draw_bar(int64_t now)
 {
-    enum { WIDTH = 20 };
+    enum { WIDTH = 20, NAME_MIN = 16 };
     ct_autobuf line = {0};
     double part = bar.total ? (double)bar.done / (double)bar.total : 1;
     part = part > 1 ? 1 : part;
@@ -135,10 +135,13 @@ static void draw_bar(int64_t now)
     }
     ct_buf_puts(&line, "] ");
     put_numbers(&line, now);
-    ct_buf_puts(&line, "  ");
-    kvfs_put_safe(&line, bar.item, strlen(bar.item));
+    size_t room = columns() - 1;
+    if (line.len + 2 + NAME_MIN <= room) {
+        ct_buf_puts(&line, "  ");
+        kvfs_put_safe(&line, bar.item, strlen(bar.item));
+    }
     if (!line.failed) {
-        size_t n = cut((const char *)line.data, line.len, columns() - 1);
+        size_t n = cut((const char *)line.data, line.len, room);
         (void)fprintf(stderr, "\r%.*s\033[K", (int)n, (const char *)line.data);
         (void)fflush(stderr);
         bar.shown = true;

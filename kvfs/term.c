@@ -105,8 +105,10 @@ const char *kvfs_count_text(char out[static 64], uint64_t n, const char *noun)
 
 int kvfs_complain(const char *command, const struct ct_err *err)
 {
-    kvfs_printf_safe(stderr, "kvfs %s: %s", command, err->msg);
-    (void)fputc('\n', stderr);
+    if (*err->msg) {
+        kvfs_printf_safe(stderr, "kvfs %s: %s", command, err->msg);
+        (void)fputc('\n', stderr);
+    }
     return KVFS_FAILED;
 }
 
@@ -142,24 +144,31 @@ static size_t width_of(const char *text)
 
 enum { GRID_COLUMNS_MAX = 16 };
 
-static void print_cell(const struct kvfs_grid *g, FILE *to, const char *cell, size_t column,
-                       size_t width)
+static void put_cell(const struct kvfs_grid *g, struct ct_buf *row, const char *cell, size_t column,
+                     size_t width)
 {
     size_t have = width_of(cell);
     int pad = (int)(width > have ? width - have : 0);
     bool right = g->right >> column & 1;
-    bool last = column + 1 == g->columns;
-    if (right) {
-        (void)fprintf(to, "%*s%s", pad, "", cell);
-    } else {
-        (void)fprintf(to, "%s%*s", cell, last ? 0 : pad, "");
+    ct_buf_printf(row, "%s%*s%s%*s", column ? "  " : "", right ? pad : 0, "", cell, right ? 0 : pad,
+                  "");
+}
+
+static void print_row(struct ct_buf *row, FILE *to, const char *indent)
+{
+    while (row->len && row->data[row->len - 1] == ' ') {
+        row->len--;
     }
-    (void)fputs(last ? "\n" : "  ", to);
+    (void)fputs(indent, to);
+    (void)fwrite(row->data, 1, row->len, to);
+    (void)fputc('\n', to);
+    row->len = 0;
 }
 
 void kvfs_grid_print(const struct kvfs_grid *g, FILE *to, const char *indent)
 {
     size_t width[GRID_COLUMNS_MAX] = {0};
+    ct_autobuf row = {0};
     if (g->text.failed || g->columns == 0 || g->columns > GRID_COLUMNS_MAX) {
         return;
     }
@@ -172,10 +181,11 @@ void kvfs_grid_print(const struct kvfs_grid *g, FILE *to, const char *indent)
     }
     cell = (const char *)g->text.data;
     for (size_t i = 0; i < g->cells; i++, cell += strlen(cell) + 1) {
-        if (i % g->columns == 0) {
-            (void)fputs(indent, to);
+        size_t column = i % g->columns;
+        put_cell(g, &row, cell, column, width[column]);
+        if (column + 1 == g->columns) {
+            print_row(&row, to, indent);
         }
-        print_cell(g, to, cell, i % g->columns, width[i % g->columns]);
     }
 }
 

@@ -24,7 +24,7 @@ enum { KVFS_SIZE_TEXT = 24 };
 const char *kvfs_size_text(char out[static KVFS_SIZE_TEXT], uint64_t bytes);
 /* "1 file", "3 files". Returns out. */
 const char *kvfs_count_text(char out[static 64], uint64_t n, const char *noun);
-/* "kvfs encrypt: REASON" to stderr; returns KVFS_FAILED. */
+/* "kvfs encrypt: REASON" to stderr, nothing for an empty message; returns KVFS_FAILED. */
 int kvfs_complain(const char *command, const struct ct_err *err);
 /* "kvfs encrypt: warning: …" to stderr. */
 void kvfs_warn(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -16,8 +16,10 @@
 
 static int open2(int dirfd, const char *path, int flags, uint64_t resolve)
 {
+    /* openat2 refuses flags that O_PATH would ignore. */
+    const int more = O_CLOEXEC | (flags & O_PATH ? 0 : O_NOCTTY);
     const struct open_how how = {
-        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC | O_NOCTTY),
+        .flags = (uint64_t)(unsigned)(flags | more),
         .resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
     for (;;) {
