@@ -1,0 +1,85 @@
+# Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
+# those of the kvfs that is installed.
+
+_kvfs_commands='encrypt inspect keygen mount rekey reload rewrap status umount verify'
+
+# Mount points of kvfs, with octal escapes undone.
+_kvfs_mounts() {
+    local line fields i
+    while read -r line; do
+        read -ra fields <<<"$line"
+        for ((i = 6; i < ${#fields[@]}; i++)); do
+            [[ ${fields[i]} == - ]] || continue
+            [[ ${fields[i + 1]} == fuse.kvfs ]] && printf '%b\n' "${fields[4]//\\/\\0}"
+            break
+        done
+    done </proc/self/mountinfo 2>/dev/null
+}
+
+# Fills COMPREPLY with the lines of stdin that begin with what was typed.
+_kvfs_from_lines() {
+    local line
+    while IFS= read -r line; do
+        [[ $line == "$1"* ]] && COMPREPLY+=("$(printf '%q' "$line")")
+    done
+}
+
+_kvfs_files() {
+    compopt -o filenames 2>/dev/null
+    local line
+    while IFS= read -r line; do
+        COMPREPLY+=("$line")
+    done < <(compgen "$1" -- "$2")
+    return 0
+}
+
+# _kvfs_value COMMAND OPTION TYPED: completes the value of an option; 1 if it takes none that is known.
+_kvfs_value() {
+    local words
+    case "$1 $2" in
+    *' --alg') words='aes256gcm aes128gcm chacha20poly1305' ;;
+    *' --format-version') words='1 2' ;;
+    'mount --plain') words='safe all none' ;;
+    'mount --manifest') words='auto require' ;;
+    'mount --update') words='pin follow' ;;
+    *' -K' | *' --key-dir') _kvfs_files -d "$3" && return ;;
+    'mount -o') return 1 ;;
+    *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy')
+        _kvfs_files -f "$3" && return
+        ;;
+    *) return 1 ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$3"))
+}
+
+_kvfs() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local command=${COMP_WORDS[1]} kvfs=${COMP_WORDS[0]}
+    COMPREPLY=()
+
+    if ((COMP_CWORD == 1)); then
+        COMPREPLY=($(compgen -W "$_kvfs_commands --help --version" -- "$cur"))
+        return
+    fi
+    # `--name=value` arrives as three words: --name, =, value.
+    if [[ $cur == = ]]; then
+        _kvfs_value "$command" "$prev" '' && return
+    elif [[ $prev == = ]]; then
+        _kvfs_value "$command" "${COMP_WORDS[COMP_CWORD - 2]}" "$cur" && return
+    elif [[ $prev == -* ]]; then
+        _kvfs_value "$command" "$prev" "$cur" && return
+    fi
+    if [[ $cur == -* ]]; then
+        COMPREPLY=($(compgen -W "$("$kvfs" "$command" --help 2>/dev/null |
+            grep -oE -- '--[a-z][a-z-]*=?' | sort -u)" -- "$cur"))
+        [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
+        return
+    fi
+    case $command in
+    umount | status | reload) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
+    keygen) _kvfs_files -d "$cur" ;;
+    *) _kvfs_files -f "$cur" ;;
+    esac
+}
+
+complete -F _kvfs kvfs
