@@ -11,8 +11,8 @@
 enum { JWK_FILE_MAX = 1 << 20 };
 
 struct key {
-    enum ct_alg alg; /* NONE: Ed25519 */
-    char *kid;       /* "" when the JWK has none */
+    enum ct_alg alg;         /* NONE: Ed25519 */
+    char *kid;               /* "" when the JWK has none */
     struct ct_secret *bytes; /* master key, or seed; NULL: public half only */
     uint8_t pub[CT_ED25519_PUB];
 };

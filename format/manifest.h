@@ -24,8 +24,8 @@ struct ct_digests {
 
 struct ct_entry {
     enum ct_entry_kind kind;
-    const char *path; /* relative, `/` between components, no `.` or `..` */
-    uint64_t size;    /* FILE: bytes. SHARD: bytes of the body */
+    const char *path;          /* relative, `/` between components, no `.` or `..` */
+    uint64_t size;             /* FILE: bytes. SHARD: bytes of the body */
     uint8_t sha256[CT_DIGEST]; /* FILE: of the whole. SHARD: of the header's immutable part */
     struct ct_digests pieces;  /* FILE above 1 MiB; count 0 otherwise */
     const char *target;        /* LINK */

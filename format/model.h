@@ -21,12 +21,12 @@ struct ct_model;
 struct ct_open {
     struct ct_source *source; /* taken over, also on failure */
     struct ct_version version;
-    struct ct_keysource *keys; /* borrowed, only during the call */
+    struct ct_keysource *keys;          /* borrowed, only during the call */
     const struct ct_manifest *manifest; /* NULL: none; otherwise it must vouch for `path` */
-    const char *path;             /* relative to the manifest's directory */
-    bool refuse_unencrypted;      /* plain=none: any unauthenticated tensor refuses the file */
-    const json_t *policy_input;   /* NULL: the policy is not evaluated (verify, rewrap) */
-    const uint8_t *header;        /* bytes 0..8+N-1 to use instead of the file's own; NULL: none */
+    const char *path;                   /* relative to the manifest's directory */
+    bool refuse_unencrypted;    /* plain=none: any unauthenticated tensor refuses the file */
+    const json_t *policy_input; /* NULL: the policy is not evaluated (verify, rewrap) */
+    const uint8_t *header;      /* bytes 0..8+N-1 to use instead of the file's own; NULL: none */
     size_t header_len;
 };
 
@@ -50,7 +50,8 @@ struct ct_extent {
 
 uint32_t ct_model_extent_count(const struct ct_model *m);
 void ct_model_extent(const struct ct_model *m, uint32_t i, struct ct_extent *out);
-uint32_t ct_model_extent_at(const struct ct_model *m, uint64_t body_offset); /* must be < body_len */
+uint32_t ct_model_extent_at(const struct ct_model *m,
+                            uint64_t body_offset); /* must be < body_len */
 
 /* Ranges of the body that could not be authenticated, ascending, with one reason each. */
 struct ct_damage {

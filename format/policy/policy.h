@@ -1,8 +1,8 @@
 /*
  * The local policy: whether `data.model.allow` is exactly true, by the subset of Rego v1 that
- * format/policy/README.md states. Everything else (other constructs, false, undefined, a conflict, a text above
- * 64 KiB or nested deeper than 32) is CT_POLICY with a sentence that names it. It never allows by
- * mistake: what is not understood refuses.
+ * format/policy/README.md states. Everything else (other constructs, false, undefined, a conflict,
+ * a text above 64 KiB or nested deeper than 32) is CT_POLICY with a sentence that names it. It
+ * never allows by mistake: what is not understood refuses.
  */
 #ifndef CT_POLICY_H
 #define CT_POLICY_H
@@ -25,7 +25,8 @@ struct ct_policy_context {
     const char *path;  /* in the mount, with a leading slash */
     const char *model; /* name of the model: its directory in the mount, "" at the top */
 };
-/* {"kvfs":{"version"},"host","uid","time" (RFC 3339, UTC),"unix","path","model"}; owned by the caller. */
+/* {"kvfs":{"version"},"host","uid","time" (RFC 3339, UTC),"unix","path","model"}; owned by the
+ * caller. */
 json_t *ct_policy_input(const struct ct_policy_context *c);
 
 #endif
