@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "format/base/file.h"
+#include "format/policy/parse.h"
 #include "format/policy/policy.h"
 #include "kvfs/job.h"
 #include "kvfs/term.h"
@@ -15,10 +16,13 @@ static int read_policy(const char *command, const char *path, bool local, struct
     if (!ct_utf8_ok(out->data, out->len) || (out->len && memchr(out->data, '\0', out->len))) {
         return ct_err_set(err, CT_USAGE, "policy %s: not a text in UTF-8", path);
     }
-    /* An answer here and now says little, but a text outside the subset would refuse everywhere. */
     struct ct_err why = CT_ERR_INIT;
-    if (local && ct_policy_allow((const char *)out->data, out->len, NULL, &why)) {
-        kvfs_warn(command, "the policy %s does not allow without input: %s", path, why.msg);
+    struct ct_policy parsed;
+    if (local && ct_policy_parse(&parsed, (const char *)out->data, out->len, &why)) {
+        kvfs_warn(command, "%s: kvfs will refuse every file with this policy: %s", path, why.msg);
+    }
+    if (local) {
+        ct_policy_free(&parsed);
     }
     ct_buf_putc(out, '\0');
     return ct_buf_ok(out, err);

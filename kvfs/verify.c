@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "format/policy/parse.h"
 #include "format/policy/policy.h"
 #include "format/writer.h"
 #include "kvfs/progress.h"
@@ -102,6 +103,26 @@ static void read_all(struct readers *r, unsigned threads)
     }
 }
 
+/* A policy that can't be parsed refuses everywhere: that is wrong with the file itself. Said after
+ * the signature, which says whether it is the file's own. */
+static int parse_policy(struct ct_source *in, const struct ct_version *v, struct ct_err *err)
+{
+    struct ct_header *h = NULL;
+    struct ct_policy_field field = {0};
+    struct ct_policy parsed;
+    if (ct_header_read(in, v, NULL, &h, err)) {
+        return -1;
+    }
+    int rc = ct_meta_policy(h, &field, err);
+    if (rc == 0) {
+        rc = ct_policy_parse(&parsed, field.local, field.local_len, err);
+        ct_policy_free(&parsed);
+    }
+    ct_policy_field_free(&field);
+    ct_header_free(h);
+    return rc;
+}
+
 /* The policy is for readers; what it says here and now is told, and does not count. */
 static void ask_policy(const struct ct_model *m, const char *path, struct kvfs_verified *out)
 {
@@ -147,12 +168,19 @@ int kvfs_verify_model(const struct kvfs_verify *how, struct ct_source *in,
         ct_source_close(in);
         return 0;
     }
+    struct ct_err policy = CT_ERR_INIT;
+    int parsed = parse_policy(in, v, &policy);
     if (ct_model_open(&open, &model, &out->why)) {
         out->wrong = true;
         return kvfs_progress_add(NULL, v->size) ? -1 : 0;
     }
+    if (parsed) {
+        out->wrong = true;
+        out->why = policy;
+    } else {
+        ask_policy(model, path, out);
+    }
     struct readers r = {.model = model, .out = out, .lock = PTHREAD_MUTEX_INITIALIZER};
-    ask_policy(model, path, out);
     ct_model_info(model, &out->info);
     read_all(&r, how->threads);
     if (out->damages.count) {

@@ -7,8 +7,14 @@
  *   KVFS_FD_CONTROL  the socket
  *   KVFS_FD_FUSE     the mount's /dev/fuse descriptor
  *   KVFS_FD_SHARED   memfd of one page, struct kvfs_shared
- *   KVFS_FD_KEYS     the first of config message's key_count descriptors of JWK files
+ *   KVFS_FD_KEYS     the first of the hello message's key_count descriptors of JWK files
+ * After the keys comes one more, fusermount3's socket, which is only kept open: fusermount3 removes
+ * a dead mount when the last process that holds it is gone.
  * EOF on the socket tells each side that the other is gone.
+ *
+ * The supervisor serves one request after the other, and believes nothing that the worker says: a
+ * packet of another size, an unknown type, a path that is not relative, plain and terminated, or a
+ * reply that is not fetched ends the worker.
  */
 #ifndef KVFS_MOUNT_CONTROL_H
 #define KVFS_MOUNT_CONTROL_H
@@ -40,7 +46,7 @@ enum kvfs_request_type {
 struct kvfs_request {
     uint32_t type;
     uint32_t size; /* of this structure: guards against a changed executable */
-    char path[PATH_MAX];
+    char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them */
     char text[KVFS_TEXT_MAX];
 };
 
@@ -58,5 +64,14 @@ struct kvfs_hello { /* supervisor → worker, first packet */
     struct kvfs_config config;
     char key_names[KVFS_KEY_FILES_MAX][64]; /* base names, for messages */
 };
+
+/* One packet of `size` bytes; `fd` (-1: none) goes along and stays the caller's. Never blocks when
+ * `nowait`: then a full socket is an error (CT_BUSY). Never SIGPIPE. */
+int kvfs_control_send(int sock, const void *msg, size_t size, int fd, bool nowait,
+                      struct ct_err *err);
+/* One packet of exactly `size` bytes, with the descriptor that came along in *fd (-1: none;
+ * CLOEXEC; owned by the caller); `fd` NULL: none may come. 1, or 0 when the other side is gone, or
+ * -1. */
+int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *err);
 
 #endif
