@@ -21,6 +21,9 @@ static uint64_t whole_messages(const struct encryption *c, uint64_t room, bool a
 {
     uint64_t unit = c->p->parts[c->tensor].unit;
     uint64_t left = c->p->header->tensors[c->tensor].end - c->at;
+    if (room == 0) {
+        return 0;
+    }
     if (left <= room) {
         return left;
     }

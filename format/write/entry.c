@@ -71,9 +71,10 @@ static int fill_shard(struct ct_source *in, const struct ct_version *v, const st
                       struct ct_entry *entry, struct ct_arena *arena, struct ct_err *err)
 {
     struct ct_digests *plain = NULL;
-    ct_autofree uint8_t *buf = malloc(CT_DIGEST_PIECE);
+    ct_autobuf scratch = {0};
+    uint8_t *buf = ct_buf_reserve(&scratch, CT_DIGEST_PIECE);
     if (!buf) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a piece");
+        return ct_buf_ok(&scratch, err);
     }
     *entry = (struct ct_entry){.kind = CT_ENTRY_SHARD, .size = o->header->body_len};
     if (ct_immutable_digest(o->header, &o->keys, &o->enc, entry->sha256, err) ||
@@ -122,10 +123,11 @@ static int copy_and_digest(struct ct_source *in, const struct ct_version *v,
                            struct ct_err *err)
 {
     ct_autosha256 *whole = ct_sha256_new(err);
-    ct_autofree uint8_t *buf = malloc(CT_DIGEST_PIECE);
+    ct_autobuf scratch = {0};
+    uint8_t *buf = ct_buf_reserve(&scratch, CT_DIGEST_PIECE);
     uint8_t(*pieces)[CT_DIGEST] = (uint8_t(*)[CT_DIGEST])entry->pieces.sha256;
     if (!whole || !buf) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a piece");
+        return buf ? -1 : ct_buf_ok(&scratch, err);
     }
     for (uint64_t at = 0; at < v->size;) {
         uint64_t left = v->size - at;

@@ -114,14 +114,14 @@ static int put_header(const struct ct_header_out *h, const struct ct_span *signa
 {
     ct_autobuf keys = {0};
     ct_autobuf encryption = {0};
-    ct_autofree struct ct_meta *meta = calloc(h->src->meta_count + 4, sizeof(*meta));
-    if (!meta) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a header");
-    }
     put_keys(&keys, h->keys);
     put_encryption(&encryption, h);
     if (ct_buf_ok(&keys, err) || ct_buf_ok(&encryption, err)) {
         return -1;
+    }
+    ct_autofree struct ct_meta *meta = calloc(h->src->meta_count + 4, sizeof(*meta));
+    if (!meta) {
+        return ct_err_set(err, CT_NOMEM, "no memory for a header");
     }
     size_t n = 0;
     meta[n++] = (struct ct_meta){{"__crypto_keys__", 15}, span_of(&keys)};

@@ -118,8 +118,8 @@ static int put_view(struct ct_model *m, int fd)
 {
     size_t n = 0;
     const uint8_t *head = ct_model_header(m, &n);
-    ct_autofree uint8_t *buf = malloc(CT_EXTENT_MAX);
-    if (!buf || ct_write_full(fd, head, n, &err)) {
+    static uint8_t buf[CT_EXTENT_MAX];
+    if (ct_write_full(fd, head, n, &err)) {
         return -1;
     }
     for (uint32_t i = 0; i < ct_model_extent_count(m); i++) {
