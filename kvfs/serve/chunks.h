@@ -34,7 +34,6 @@ void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg);
 
 /* Forgets all slots of a node (its content is about to go). */
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
-void kvfs_damage_memo_free(struct kvfs_damage_memo *m);
 
 /* For sealing: no new work, parked requests fail with CT_SEALED, running work is waited for, all
  * plaintext wiped. Not from a pool thread. */
@@ -42,9 +41,9 @@ void kvfs_chunks_seal(struct kvfs_chunks *c);
 void kvfs_chunks_stop(struct kvfs_chunks *c);
 
 struct kvfs_chunks_stats {
-    uint64_t slots, slots_used, slot_bytes_locked;
-    uint64_t hits, misses, waits, prefetched, prefetch_used, evicted_unread;
-    uint64_t bytes_decrypted, bytes_replied, parked;
+    uint64_t slots, slots_used;
+    uint64_t hits, misses, waits, prefetched, evicted_unread;
+    uint64_t bytes_decrypted, parked;
 };
 void kvfs_chunks_stats(struct kvfs_chunks *c, struct kvfs_chunks_stats *out);
 

@@ -16,8 +16,9 @@ struct kvfs_content;
 
 /* Takes the reference over. */
 struct kvfs_content *kvfs_content_model(struct ct_model *m, struct ct_err *err);
-/* A file as it is. `entry` (FILE; borrowed from `manifest`, which is referenced): every byte is compared with
- * its digests; NULL: only the version is compared. Takes the source over, also on failure. */
+/* A file as it is. `entry` (FILE; borrowed from `manifest`, which is referenced): every byte is
+ * compared with its digests; NULL: only the version is compared. Takes the source over, also on
+ * failure. */
 struct kvfs_content *kvfs_content_file(struct ct_source *source, const struct ct_version *version,
                                        struct ct_manifest *manifest, const struct ct_entry *entry,
                                        struct ct_err *err);

@@ -1,7 +1,8 @@
 /*
  * The tree that the kernel sees. A node id stands for one directory, one link to a directory, or
- * one *version* of one source file under one verdict; ids are dense, start at 1 (the root) and are never reused, so
- * that page cache of two versions cannot mix and a supervisor can invalidate all of them.
+ * one *version* of one source file under one verdict; ids are dense, start at 1 (the root) and are
+ * never reused, so that page cache of two versions cannot mix and a supervisor can invalidate all
+ * of them.
  *
  * A verdict is what we say of a file under a name: a model, a file a manifest vouches for, a side
  * file passed on unauthenticated, or refused, and why. One source file with one verdict is one
@@ -18,16 +19,17 @@
 #include "format/header.h"
 #include "format/manifest.h"
 #include "kvfs/serve/content.h"
+#include "kvfs/serve/prefetch.h"
 
 struct kvfs_serve;
 
 enum kvfs_node_kind { KVFS_NODE_DIR, KVFS_NODE_LINK, KVFS_NODE_FILE, KVFS_NODE_STATUS };
 
 enum kvfs_verdict_kind {
-    KVFS_VERDICT_MODEL,    /* encrypted; `entry` if a manifest vouches for it */
-    KVFS_VERDICT_VOUCHED,  /* a plain file, `entry` is a FILE of a manifest */
-    KVFS_VERDICT_PASSED,   /* passed on unauthenticated, as plain= allows; flagged */
-    KVFS_VERDICT_REFUSED,  /* why */
+    KVFS_VERDICT_MODEL,   /* encrypted; `entry` if a manifest vouches for it */
+    KVFS_VERDICT_VOUCHED, /* a plain file, `entry` is a FILE of a manifest */
+    KVFS_VERDICT_PASSED,  /* passed on unauthenticated, as plain= allows; flagged */
+    KVFS_VERDICT_REFUSED, /* why */
 };
 
 struct kvfs_verdict {
@@ -65,6 +67,7 @@ struct kvfs_node {
     unsigned open_count;
     struct ct_err last_error;
     struct kvfs_damage_memo *damage;
+    struct kvfs_streams streams;
     struct kvfs_node_stats stats;
 };
 

@@ -1,0 +1,601 @@
+#include "kvfs/serve/chunks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "format/base/secret.h"
+#include "kvfs/serve/damage.h"
+#include "kvfs/serve/pool.h"
+#include "kvfs/serve/serve.h"
+#include "kvfs/serve/slots.h"
+
+/*
+ * A read takes one of three ways. All bytes ready in one slot: the FUSE thread replies from it. One
+ * extent, not ready: a job; while another thread fills that extent the job waits in the slot's
+ * list, and the filler puts it back in front of the queue. Several extents: a job that copies them
+ * one by one into its thread's assembly buffer.
+ *
+ * No deadlock with few slots: a thread holds at most one slot. A filler never waits for anything
+ * but the source; whoever waits for a slot, or for another's filling, holds none.
+ */
+
+struct kvfs_job {
+    struct kvfs_job *next;
+    fuse_req_t req;
+    struct kvfs_node *node;
+    struct kvfs_content *content; /* a reference */
+    uint64_t offset;
+    uint32_t size;
+};
+
+enum { PREFETCH_MAX = 32 };
+
+struct wish { /* an extent that may be wanted soon */
+    struct kvfs_node *node;
+    struct kvfs_content *content; /* a reference */
+    uint32_t extent;
+};
+
+struct kvfs_chunks {
+    struct kvfs_serve *serve;
+    struct kvfs_slots slots;
+    struct kvfs_pool *pool;
+    unsigned threads;
+
+    pthread_mutex_t lock;   /* guards what follows, and the slots' bookkeeping */
+    pthread_cond_t work;    /* there is a job or a wish */
+    pthread_cond_t changed; /* a slot was filled or unpinned */
+    struct kvfs_job *first, **last;
+    struct wish wishes[PREFETCH_MAX];
+    unsigned wish_first, wish_count;
+    unsigned busy; /* threads at work, FUSE threads that reply from a slot included */
+    bool sealed, stopping;
+    struct kvfs_chunks_stats stats;
+};
+
+static void count(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* ---- jobs ---- */
+
+static void job_free(struct kvfs_job *j)
+{
+    kvfs_content_unref(j->content);
+    free(j);
+}
+
+static void job_fail(struct kvfs_chunks *c, struct kvfs_job *j, const struct ct_err *err)
+{
+    kvfs_reply_error(c->serve, j->req, j->node, err);
+    job_free(j);
+}
+
+static void jobs_fail(struct kvfs_chunks *c, struct kvfs_job *list, const struct ct_err *err)
+{
+    while (list) {
+        struct kvfs_job *next = list->next;
+        job_fail(c, list, err);
+        list = next;
+    }
+}
+
+/* With the lock held. */
+static void push_back(struct kvfs_chunks *c, struct kvfs_job *j)
+{
+    j->next = NULL;
+    *c->last = j;
+    c->last = &j->next;
+}
+
+static void push_front(struct kvfs_chunks *c, struct kvfs_job *list)
+{
+    while (list) {
+        struct kvfs_job *next = list->next;
+        list->next = c->first;
+        c->first = list;
+        if (!list->next) {
+            c->last = &list->next;
+        }
+        list = next;
+    }
+    pthread_cond_broadcast(&c->work);
+}
+
+/* ---- filling ---- */
+
+static void note_stale(struct kvfs_node *node)
+{
+    pthread_mutex_lock(&node->lock);
+    node->stale = true;
+    pthread_mutex_unlock(&node->lock);
+}
+
+/* Fills a slot that was just taken; the lock is held before and after, not meanwhile. On success
+ * it is ready and pinned by the caller. */
+static int fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
+                struct kvfs_content *content, uint32_t extent, struct ct_err *err)
+{
+    struct ct_damages damages = {0};
+    slot->state = KVFS_SLOT_FILLING;
+    slot->node = node->id;
+    slot->extent = extent;
+    slot->served = 0;
+    kvfs_content_extent(content, extent, &slot->begin, &slot->len);
+    pthread_mutex_unlock(&c->lock);
+
+    int r = kvfs_content_read(content, extent, slot->buf, &damages, err);
+    if (r == 0 && damages.count) {
+        kvfs_damage_remember(node, &damages);
+    }
+    if (r && err->code == CT_STALE) {
+        note_stale(node);
+    }
+    ct_damages_free(&damages);
+    count(&c->stats.bytes_decrypted, r ? 0 : slot->len);
+    count(&node->stats.extents_decrypted, 1);
+
+    pthread_mutex_lock(&c->lock);
+    slot->state = r ? KVFS_SLOT_FREE : KVFS_SLOT_READY;
+    slot->pins += r ? 0 : 1;
+    struct kvfs_job *waiters = slot->waiters;
+    slot->waiters = NULL;
+    if (r && waiters) {
+        /* What failed for one would fail for them as well. */
+        pthread_mutex_unlock(&c->lock);
+        jobs_fail(c, waiters, err);
+        pthread_mutex_lock(&c->lock);
+    } else {
+        push_front(c, waiters);
+    }
+    pthread_cond_broadcast(&c->changed);
+    return r;
+}
+
+static void unpin(struct kvfs_chunks *c, struct kvfs_slot *slot)
+{
+    slot->pins--;
+    pthread_cond_broadcast(&c->changed);
+}
+
+/* The slot of an extent, ready and pinned. With the lock held, which is given up while waiting.
+ * With `park`, a job that would wait for another's filling is left in that slot's list: then NULL
+ * and 0. NULL and -1 on failure. */
+static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t extent, bool park,
+                              int *r, struct ct_err *err)
+{
+    *r = 0;
+    for (;;) {
+        bool unread = false;
+        if (c->sealed) {
+            *r = ct_err_set(err, CT_SEALED, "the mount is sealed");
+            return NULL;
+        }
+        struct kvfs_slot *slot = kvfs_slots_find(&c->slots, j->node->id, extent);
+        if (slot && slot->state == KVFS_SLOT_READY) {
+            slot->pins++;
+            count(&c->stats.hits, 1);
+            return slot;
+        }
+        if (slot && park) {
+            count(&c->stats.waits, 1);
+            j->next = slot->waiters;
+            slot->waiters = j;
+            return NULL;
+        }
+        if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
+            count(&c->stats.misses, 1);
+            count(&c->stats.evicted_unread, unread);
+            *r = fill(c, slot, j->node, j->content, extent, err);
+            return *r ? NULL : slot;
+        }
+        pthread_cond_wait(&c->changed, &c->lock);
+    }
+}
+
+/* ---- answering ---- */
+
+static void reply_from(struct kvfs_chunks *c, fuse_req_t req, const struct kvfs_slot *slot,
+                       uint64_t offset, uint32_t size)
+{
+    struct iovec iov = {slot->buf + (offset - slot->begin), size};
+    kvfs_reply_data(c->serve, req, &iov, 1);
+}
+
+/* The extent that the whole request lies in, -1 if it spans several (or the head). */
+static int64_t single_extent(const struct kvfs_content *content, uint64_t offset, uint32_t size)
+{
+    size_t head = 0;
+    uint64_t begin = 0;
+    uint32_t len = 0;
+    (void)kvfs_content_head(content, &head);
+    if (offset < head) {
+        return -1;
+    }
+    uint32_t extent = kvfs_content_extent_at(content, offset);
+    kvfs_content_extent(content, extent, &begin, &len);
+    return offset + size <= begin + len ? (int64_t)extent : -1;
+}
+
+static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t extent)
+{
+    struct ct_err err = CT_ERR_INIT;
+    int r = 0;
+    pthread_mutex_lock(&c->lock);
+    struct kvfs_slot *slot = want(c, j, extent, true, &r, &err);
+    if (!slot) {
+        pthread_mutex_unlock(&c->lock);
+        if (r) {
+            job_fail(c, j, &err);
+        }
+        return;
+    }
+    kvfs_slots_touch(&c->slots, slot, j->size);
+    pthread_mutex_unlock(&c->lock);
+    if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
+        kvfs_reply_error(c->serve, j->req, j->node, &err);
+    } else {
+        reply_from(c, j->req, slot, j->offset, j->size);
+    }
+    job_free(j);
+    pthread_mutex_lock(&c->lock);
+    unpin(c, slot);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Copies [at, end) of the body that lies in one extent to `to`; how many bytes, or -1. */
+static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t at, uint64_t end,
+                           uint8_t *to, struct ct_err *err)
+{
+    int r = 0;
+    uint32_t extent = kvfs_content_extent_at(j->content, at);
+    pthread_mutex_lock(&c->lock);
+    struct kvfs_slot *slot = want(c, j, extent, false, &r, err);
+    if (!slot) {
+        pthread_mutex_unlock(&c->lock);
+        return -1;
+    }
+    uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
+    kvfs_slots_touch(&c->slots, slot, (uint32_t)(stop - at));
+    pthread_mutex_unlock(&c->lock);
+    memcpy(to, slot->buf + (at - slot->begin), stop - at);
+    pthread_mutex_lock(&c->lock);
+    unpin(c, slot);
+    pthread_mutex_unlock(&c->lock);
+    return (ssize_t)(stop - at);
+}
+
+static void answer_several(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *assembly)
+{
+    struct ct_err err = CT_ERR_INIT;
+    size_t head_len = 0;
+    const uint8_t *head = kvfs_content_head(j->content, &head_len);
+    uint64_t end = j->offset + j->size;
+    uint64_t at = j->offset;
+    if (at < head_len) {
+        size_t n = head_len - at < j->size ? head_len - at : j->size;
+        memcpy(assembly, head + at, n);
+        at += n;
+    }
+    while (at < end) {
+        ssize_t n = copy_extent(c, j, at, end, assembly + (at - j->offset), &err);
+        if (n < 0) {
+            job_fail(c, j, &err);
+            return;
+        }
+        at += (uint64_t)n;
+    }
+    if (kvfs_damage_check(j->node, j->offset, end, &err)) {
+        job_fail(c, j, &err);
+        return;
+    }
+    struct iovec iov = {assembly, j->size};
+    kvfs_reply_data(c->serve, j->req, &iov, 1);
+    job_free(j);
+}
+
+static void answer(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *assembly)
+{
+    struct ct_err err = CT_ERR_INIT;
+    /* A chunk that is known to be damaged is not decrypted again. */
+    if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
+        job_fail(c, j, &err);
+        return;
+    }
+    int64_t extent = single_extent(j->content, j->offset, j->size);
+    if (extent >= 0) {
+        answer_single(c, j, (uint32_t)extent);
+    } else {
+        answer_several(c, j, assembly);
+    }
+}
+
+/* ---- prefetch ---- */
+
+static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
+                     uint32_t extent)
+{
+    if (c->wish_count == PREFETCH_MAX || kvfs_slots_find(&c->slots, node->id, extent)) {
+        return;
+    }
+    for (unsigned i = 0; i < c->wish_count; i++) {
+        const struct wish *w = &c->wishes[(c->wish_first + i) % PREFETCH_MAX];
+        if (w->node == node && w->extent == extent) {
+            return;
+        }
+    }
+    c->wishes[(c->wish_first + c->wish_count++) % PREFETCH_MAX] =
+        (struct wish){node, kvfs_content_ref(content), extent};
+    pthread_cond_signal(&c->work);
+}
+
+static void look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
+                       uint64_t offset, uint32_t size)
+{
+    size_t head = 0;
+    (void)kvfs_content_head(content, &head);
+    pthread_mutex_lock(&node->lock);
+    bool stream = kvfs_streams_note(&node->streams, offset, size);
+    pthread_mutex_unlock(&node->lock);
+    if (!stream || offset + size <= head) {
+        return;
+    }
+    uint32_t now = kvfs_content_extent_at(content, offset + size - 1);
+    uint32_t all = kvfs_content_extents(content);
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 1; i <= c->threads && now + i < all; i++) {
+        wish_for(c, node, content, now + i);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* With the lock held. */
+static void grant(struct kvfs_chunks *c)
+{
+    struct wish w = c->wishes[c->wish_first];
+    bool unread = false;
+    c->wish_first = (c->wish_first + 1) % PREFETCH_MAX;
+    c->wish_count--;
+    struct kvfs_slot *slot = kvfs_slots_find(&c->slots, w.node->id, w.extent);
+    if (!slot && (slot = kvfs_slots_take(&c->slots, true, &unread))) {
+        struct ct_err err = CT_ERR_INIT;
+        count(&c->stats.evicted_unread, unread);
+        count(&c->stats.prefetched, 1);
+        if (fill(c, slot, w.node, w.content, w.extent, &err) == 0) {
+            unpin(c, slot);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    kvfs_content_unref(w.content);
+    pthread_mutex_lock(&c->lock);
+}
+
+static void drop_wishes(struct kvfs_chunks *c, const struct kvfs_node *node)
+{
+    for (unsigned i = c->wish_count; i > 0; i--) {
+        struct wish w = c->wishes[c->wish_first];
+        c->wish_first = (c->wish_first + 1) % PREFETCH_MAX;
+        c->wish_count--;
+        if (!node || w.node == node) {
+            kvfs_content_unref(w.content);
+        } else {
+            c->wishes[(c->wish_first + c->wish_count++) % PREFETCH_MAX] = w;
+        }
+    }
+}
+
+/* ---- threads ---- */
+
+static void work(void *arg, unsigned number)
+{
+    struct kvfs_chunks *c = arg;
+    uint8_t *assembly = c->slots.assembly + (size_t)number * KVFS_ASSEMBLY;
+    pthread_mutex_lock(&c->lock);
+    for (;;) {
+        while (!c->first && !c->wish_count && !c->stopping) {
+            pthread_cond_wait(&c->work, &c->lock);
+        }
+        if (c->stopping) {
+            break;
+        }
+        c->busy++;
+        struct kvfs_job *j = c->first;
+        if (j) {
+            c->first = j->next;
+            if (!c->first) {
+                c->last = &c->first;
+            }
+            pthread_mutex_unlock(&c->lock);
+            answer(c, j, assembly);
+            pthread_mutex_lock(&c->lock);
+        } else {
+            grant(c);
+        }
+        c->busy--;
+        pthread_cond_broadcast(&c->changed);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* From the FUSE thread, if all of it is ready in one slot. */
+static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
+                          const struct kvfs_content *content, uint64_t offset, uint32_t size)
+{
+    struct ct_err ignored = CT_ERR_INIT;
+    int64_t extent = single_extent(content, offset, size);
+    if (extent < 0) {
+        return false;
+    }
+    pthread_mutex_lock(&c->lock);
+    struct kvfs_slot *slot = kvfs_slots_find(&c->slots, node->id, (uint32_t)extent);
+    if (c->sealed || !slot || slot->state != KVFS_SLOT_READY) {
+        pthread_mutex_unlock(&c->lock);
+        return false;
+    }
+    slot->pins++;
+    c->busy++;
+    kvfs_slots_touch(&c->slots, slot, size);
+    count(&c->stats.hits, 1);
+    pthread_mutex_unlock(&c->lock);
+    bool good = kvfs_damage_check(node, offset, offset + size, &ignored) == 0;
+    if (good) {
+        reply_from(c, req, slot, offset, size);
+    }
+    pthread_mutex_lock(&c->lock);
+    c->busy--;
+    unpin(c, slot);
+    pthread_mutex_unlock(&c->lock);
+    return good;
+}
+
+void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
+                      struct kvfs_content *content, uint64_t offset, size_t size, bool direct)
+{
+    (void)direct; /* the same path: the kernel does the difference */
+    uint64_t all = kvfs_content_size(content);
+    size_t head_len = 0;
+    const uint8_t *head = kvfs_content_head(content, &head_len);
+    size = offset >= all ? 0 : all - offset < size ? (size_t)(all - offset) : size;
+    count(&node->stats.reads, 1);
+    count(&node->stats.bytes_read, size);
+    if (offset + size <= head_len || size == 0) {
+        struct iovec iov = {size ? (void *)(head + offset) : NULL, size};
+        kvfs_reply_data(c->serve, req, &iov, 1);
+        return;
+    }
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_job *j = size <= KVFS_ASSEMBLY ? malloc(sizeof(*j)) : NULL;
+    if (!j) {
+        ct_err_set(&err, CT_NOMEM, "no memory for a read of %zu bytes", size);
+        kvfs_reply_error(c->serve, req, node, &err);
+        return;
+    }
+    look_ahead(c, node, content, offset, (uint32_t)size);
+    if (reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
+        free(j);
+        return;
+    }
+    *j = (struct kvfs_job){NULL, req, node, kvfs_content_ref(content), offset, (uint32_t)size};
+    count(&c->stats.parked, 1);
+    pthread_mutex_lock(&c->lock);
+    bool refused = c->sealed || c->stopping;
+    if (!refused) {
+        push_back(c, j);
+        pthread_cond_signal(&c->work);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (refused) {
+        ct_err_set(&err, CT_SEALED, "the mount is sealed");
+        job_fail(c, j, &err);
+    }
+}
+
+/* ---- life ---- */
+
+struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory, unsigned threads,
+                                      struct ct_err *err)
+{
+    struct kvfs_chunks *c = calloc(1, sizeof(*c));
+    if (!c) {
+        ct_err_set(err, CT_NOMEM, "no memory for the cache");
+        return NULL;
+    }
+    c->serve = serve;
+    c->threads = threads ? threads : 1;
+    c->last = &c->first;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->work, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    if (kvfs_slots_make(&c->slots, memory, c->threads, err) ||
+        !(c->pool = kvfs_pool_start(c->threads, work, c, err))) {
+        kvfs_slots_free(&c->slots);
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg)
+{
+    kvfs_pool_run(c->pool, fn, arg);
+}
+
+void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
+{
+    pthread_mutex_lock(&c->lock);
+    drop_wishes(c, node);
+    for (unsigned i = 0; i < c->slots.count; i++) {
+        struct kvfs_slot *slot = &c->slots.slots[i];
+        /* What is being filled or read out just now: whoever does it keeps the content. */
+        while (slot->node == node->id && (slot->state == KVFS_SLOT_FILLING || slot->pins)) {
+            pthread_cond_wait(&c->changed, &c->lock);
+        }
+        if (slot->node == node->id) {
+            slot->state = KVFS_SLOT_FREE;
+            slot->node = 0;
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+void kvfs_chunks_seal(struct kvfs_chunks *c)
+{
+    struct ct_err err = CT_ERR_INIT;
+    ct_err_set(&err, CT_SEALED, "the mount is sealed");
+    pthread_mutex_lock(&c->lock);
+    c->sealed = true;
+    struct kvfs_job *queued = c->first;
+    c->first = NULL;
+    c->last = &c->first;
+    drop_wishes(c, NULL);
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    jobs_fail(c, queued, &err);
+
+    pthread_mutex_lock(&c->lock);
+    while (c->busy || c->first) {
+        /* Jobs that a filler put back meanwhile find `sealed` set and fail by themselves. */
+        pthread_cond_wait(&c->changed, &c->lock);
+    }
+    kvfs_slots_wipe(&c->slots);
+    ct_wipe(c->slots.assembly, (size_t)c->threads * KVFS_ASSEMBLY);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void kvfs_chunks_stop(struct kvfs_chunks *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->stopping = true;
+    drop_wishes(c, NULL);
+    struct kvfs_job *queued = c->first;
+    c->first = NULL;
+    c->last = &c->first;
+    pthread_cond_broadcast(&c->work);
+    pthread_mutex_unlock(&c->lock);
+    struct ct_err err = CT_ERR_INIT;
+    ct_err_set(&err, CT_IO, "unmounted");
+    jobs_fail(c, queued, &err);
+    kvfs_pool_stop(c->pool);
+    kvfs_slots_free(&c->slots);
+    pthread_cond_destroy(&c->work);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+void kvfs_chunks_stats(struct kvfs_chunks *c, struct kvfs_chunks_stats *out)
+{
+    pthread_mutex_lock(&c->lock);
+    const uint64_t *from = (const uint64_t *)&c->stats;
+    uint64_t *to = (uint64_t *)out;
+    for (size_t i = 0; i < sizeof(*out) / sizeof(uint64_t); i++) {
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    }
+    out->slots = c->slots.count;
+    out->slots_used = 0;
+    for (unsigned i = 0; i < c->slots.count; i++) {
+        out->slots_used += c->slots.slots[i].state != KVFS_SLOT_FREE;
+    }
+    pthread_mutex_unlock(&c->lock);
+}

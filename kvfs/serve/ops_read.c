@@ -1,0 +1,16 @@
+#include "kvfs/serve/serve.h"
+
+void kvfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct kvfs_serve *s = fuse_req_userdata(req);
+    const struct kvfs_handle *h = (const struct kvfs_handle *)(uintptr_t)fi->fh;
+    if (h->content) {
+        kvfs_chunks_read(s->chunks, req, h->node, h->content, (uint64_t)off, size, h->direct);
+        return;
+    }
+    size_t all = h->snapshot.len;
+    size_t at = (uint64_t)off < all ? (size_t)off : all;
+    struct iovec iov = {h->snapshot.data + at, all - at < size ? all - at : size};
+    kvfs_reply_data(s, req, &iov, 1);
+}

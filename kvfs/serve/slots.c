@@ -1,0 +1,102 @@
+#include "kvfs/serve/slots.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "format/base/secret.h"
+
+enum { SLOTS_MIN = 4 };
+
+int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err)
+{
+    size_t assembly = (size_t)threads * KVFS_ASSEMBLY;
+    uint64_t count = memory > assembly ? (memory - assembly) / CT_EXTENT_MAX : 0;
+    *s = (struct kvfs_slots){.count = count < SLOTS_MIN ? SLOTS_MIN : (unsigned)count};
+    s->map_len = (size_t)s->count * CT_EXTENT_MAX + assembly;
+    s->slots = calloc(s->count, sizeof(*s->slots));
+    s->map = mmap(NULL, s->map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!s->slots || s->map == MAP_FAILED) {
+        free(s->slots);
+        return ct_err_sys(err, errno, "no memory for %u slots", s->count);
+    }
+    (void)madvise(s->map, s->map_len, MADV_DONTDUMP);
+    (void)madvise(s->map, s->map_len, MADV_HUGEPAGE);
+    (void)mlock2(s->map, s->map_len, MLOCK_ONFAULT); /* status shows what came of it */
+    for (unsigned i = 0; i < s->count; i++) {
+        s->slots[i].buf = s->map + (size_t)i * CT_EXTENT_MAX;
+    }
+    s->assembly = s->map + (size_t)s->count * CT_EXTENT_MAX;
+    return 0;
+}
+
+void kvfs_slots_wipe(struct kvfs_slots *s)
+{
+    for (unsigned i = 0; i < s->count; i++) {
+        /* Only what was ever filled, so that untouched slots stay untouched. */
+        if (s->slots[i].len) {
+            ct_wipe(s->slots[i].buf, CT_EXTENT_MAX);
+        }
+        s->slots[i].state = KVFS_SLOT_FREE;
+        s->slots[i].node = 0;
+    }
+}
+
+void kvfs_slots_free(struct kvfs_slots *s)
+{
+    if (s->map) {
+        kvfs_slots_wipe(s);
+        munmap(s->map, s->map_len);
+    }
+    free(s->slots);
+    *s = (struct kvfs_slots){0};
+}
+
+struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t extent)
+{
+    for (unsigned i = 0; i < s->count; i++) {
+        struct kvfs_slot *slot = &s->slots[i];
+        if (slot->node == node && slot->extent == extent && slot->state != KVFS_SLOT_FREE) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* What is dropped first, least first; free ones before all. */
+static uint64_t worth(const struct kvfs_slot *slot)
+{
+    if (slot->state == KVFS_SLOT_FREE) {
+        return 0;
+    }
+    bool done = slot->served >= slot->len;
+    return slot->touched + (done ? 1 : UINT64_C(1) << 62);
+}
+
+struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread)
+{
+    struct kvfs_slot *best = NULL;
+    for (unsigned i = 0; i < s->count; i++) {
+        struct kvfs_slot *slot = &s->slots[i];
+        if (slot->pins || slot->state == KVFS_SLOT_FILLING ||
+            (prefetch && slot->state == KVFS_SLOT_READY && slot->served < slot->len &&
+             s->tick - slot->touched < s->count)) {
+            continue;
+        }
+        if (!best || worth(slot) < worth(best)) {
+            best = slot;
+        }
+    }
+    if (best) {
+        *unread = best->state == KVFS_SLOT_READY && best->served == 0;
+        best->state = KVFS_SLOT_FREE;
+        best->touched = ++s->tick;
+    }
+    return best;
+}
+
+void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t bytes)
+{
+    slot->touched = ++s->tick;
+    slot->served = slot->served > UINT32_MAX - bytes ? UINT32_MAX : slot->served + bytes;
+}

@@ -1,0 +1,52 @@
+/*
+ * The memory that holds plaintext: slots for decrypted extents, and one assembly buffer a thread.
+ * One mapping of fixed size, locked as it is touched where limits allow, left out of core dumps.
+ * Everything here is called with the cache's lock held unless it says otherwise.
+ */
+#ifndef KVFS_SERVE_SLOTS_H
+#define KVFS_SERVE_SLOTS_H
+
+#include "kvfs/serve/node.h"
+
+enum { KVFS_ASSEMBLY = 1 << 20 }; /* the largest FUSE read there is */
+
+enum kvfs_slot_state { KVFS_SLOT_FREE, KVFS_SLOT_FILLING, KVFS_SLOT_READY };
+
+struct kvfs_job;
+
+struct kvfs_slot {
+    enum kvfs_slot_state state;
+    uint64_t node; /* id */
+    uint32_t extent;
+    uint64_t begin; /* in the file */
+    uint32_t len;
+    uint8_t *buf;
+    unsigned pins;            /* threads that read it just now */
+    bool damaged;             /* some unit of it: see the node's memo */
+    uint32_t served;          /* bytes given out */
+    uint64_t touched;         /* tick */
+    struct kvfs_job *waiters; /* requests that are parked here while it is filled */
+};
+
+struct kvfs_slots {
+    struct kvfs_slot *slots;
+    unsigned count;
+    uint64_t tick;
+    uint8_t *map;
+    size_t map_len;
+    uint8_t *assembly; /* `threads` buffers of KVFS_ASSEMBLY bytes */
+};
+
+/* As many slots as fit beside `threads` buffers, at least 4. */
+int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err);
+void kvfs_slots_wipe(struct kvfs_slots *s);
+void kvfs_slots_free(struct kvfs_slots *s);
+
+struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t extent);
+/* A slot to fill: a free one, else what was given out whole, else the least recently used; NULL if
+ * all are in use. For prefetch only what nobody still waits to read. *unread: data that
+ * nobody ever read was dropped. */
+struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread);
+void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t bytes);
+
+#endif
