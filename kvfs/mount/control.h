@@ -45,13 +45,13 @@ enum kvfs_request_type {
 
 struct kvfs_request {
     uint32_t type;
-    uint32_t size; /* of this structure: guards against a changed executable */
+    uint32_t size;       /* of this structure: guards against a changed executable */
     char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them */
     char text[KVFS_TEXT_MAX];
 };
 
 struct kvfs_reply {
-    int32_t error;   /* errno; EXDEV: the link leaves SRC and text says which directory to mount */
+    int32_t error;    /* errno; EXDEV: the link leaves SRC and text says which directory to mount */
     uint32_t is_link; /* the last component is a symbolic link */
     struct stat st;   /* of what the path leads to in the end */
     char target[PATH_MAX]; /* of the link, as it stands */
