@@ -1,0 +1,292 @@
+"""What the system tests share: checks that print one line each, a working directory, mounts.
+
+A script that imports this runs again in mount and PID namespaces of its own (as root), so that
+whatever it leaves behind goes away with it. The kvfs under test is $KVFS, or the first argument.
+Lines are `ok NAME`, `FAIL NAME: why`, `skip NAME: why`, and `note …`.
+"""
+import atexit
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TIMEOUT = float(os.environ.get("KVFS_TEST_TIMEOUT", "1000"))  # ctest's own is shorter
+
+
+def _binary():
+    if len(sys.argv) > 1 and os.access(sys.argv[1], os.X_OK):
+        return os.path.abspath(sys.argv[1])
+    return os.path.abspath(os.environ.get("KVFS", os.path.join(ROOT, "build/release/kvfs/kvfs")))
+
+
+KVFS = _binary()
+
+
+def _enter_namespaces():
+    if os.geteuid() != 0 or os.environ.get("KVFSTEST_INSIDE"):
+        return
+    os.environ["KVFSTEST_INSIDE"] = "1"
+    os.environ["KVFS"] = KVFS
+    sys.stdout.flush()
+    os.execvp("unshare", ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                          "--propagation", "private", sys.executable] + sys.argv)
+
+
+_enter_namespaces()
+
+
+@functools.lru_cache(maxsize=None)
+def workdir():
+    """A directory of this run, that everybody may enter; removed at the end."""
+    path = tempfile.mkdtemp(prefix="kvfs-test.")
+    os.chmod(path, 0o755)
+    owner = os.getpid()
+
+    def remove():
+        if os.getpid() == owner:
+            shutil.rmtree(path, ignore_errors=True)
+    atexit.register(remove)
+    return path
+
+
+@functools.lru_cache(maxsize=None)
+def sanitized():
+    """Whether kvfs was built with a sanitizer, which makes it slow."""
+    with open(KVFS, "rb") as file:
+        data = file.read()
+    return b"__asan_init" in data or b"__tsan_init" in data
+
+
+class Checks:
+    """Counts and prints. A check fails by any exception; what follows it still runs."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    @contextlib.contextmanager
+    def check(self, name):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:  # pylint: disable=broad-except
+            self.failed += 1
+            frames = traceback.extract_tb(error.__traceback__)
+            where = next((f for f in reversed(frames) if f.filename == sys.argv[0]), frames[-1])
+            why = f"{type(error).__name__}: {error}".strip().replace("\n", " | ")
+            print(f"FAIL {name}: {why} (line {where.lineno})", flush=True)
+        else:
+            self.passed += 1
+            print(f"ok {name}", flush=True)
+
+    def skip(self, name, why):
+        self.skipped += 1
+        print(f"skip {name}: {why}", flush=True)
+
+    @staticmethod
+    def note(text):
+        print(f"note {text}", flush=True)
+
+    def finish(self):
+        """The script's exit code."""
+        print(f"{self.passed} ok, {self.failed} failed, {self.skipped} skipped", flush=True)
+        if self.failed:
+            return 1
+        return 77 if self.skipped and not self.passed else 0
+
+
+def run(*command, check=False, timeout=60, **more):
+    """A command's result with stdout and stderr as text."""
+    result = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+                            errors="replace", timeout=timeout, check=False, **more)
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(str(c) for c in command)}: exit {result.returncode}: "
+                             f"{result.stdout}{result.stderr}".strip())
+    return result
+
+
+def kvfs(*arguments, check=True, **more):
+    more.setdefault("timeout", 600)
+    return run(KVFS, *arguments, check=check, **more)
+
+
+def wait_for(condition, timeout=5.0, what="it"):
+    """The first true value of condition(); AssertionError if there is none in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
+        time.sleep(0.01)
+
+
+def alive(pid):
+    """Whether a process runs; a zombie, which nobody waits for here, does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def proc_status(pid):
+    """/proc/PID/status as a dictionary."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+
+
+def mounts_at(path):
+    """(major:minor, file system type, source) of all that is mounted there, topmost last. Touches
+    nothing but /proc."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split()
+            after = fields.index("-")
+            if fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape") == path:
+                found.append((fields[2], fields[after + 1], fields[after + 2]))
+    return found
+
+
+def processes(mountpoint):
+    """Names and pids of the processes behind a mount: supervisor, keeper, worker."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                name = file.read().strip()
+        except OSError:
+            continue
+        if os.fsencode(mountpoint) in words and name.startswith("kvfs-") and alive(pid):
+            found[name[len("kvfs-"):]] = int(pid)
+    return found
+
+
+def abort(device):
+    """Ends a FUSE connection whatever state it is in, by major:minor."""
+    control = "/sys/fs/fuse/connections"
+    if not os.path.ismount(control):
+        subprocess.run(["mount", "-t", "fusectl", "none", control], check=False)
+    with contextlib.suppress(OSError):
+        with open(f"{control}/{int(device.split(':')[1])}/abort", "w", encoding="ascii") as file:
+            file.write("1")
+
+
+def _abort_all():
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+        for line in table:
+            if " - fuse.kvfs " in line:
+                abort(line.split()[2])
+
+
+def _too_late():
+    print(f"FAIL {os.path.basename(sys.argv[0])}: not done after {TIMEOUT} s", flush=True)
+    _abort_all()
+    os._exit(1)
+
+
+def die_with_parent():
+    """For preexec_fn: no reader outlives its test."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Mount:
+    """`with Mount(source, keys=[…], options=[…]) as m:` mounts at m.path and unmounts.
+
+    `arguments` go to the command line as they are; `prefix` is put before the command (setpriv …),
+    `path` is where to mount (default: a new directory). m.output is what mounting printed."""
+
+    count = 0
+
+    def __init__(self, source, keys=(), options=(), arguments=(), path=None, prefix=(), env=None):
+        Mount.count += 1
+        self.path = path or os.path.join(workdir(), f"mnt{Mount.count}")
+        os.makedirs(self.path, exist_ok=True)
+        self.prefix = list(prefix)
+        self.env = env
+        self.command = self.prefix + [KVFS, "mount", str(source), self.path]
+        for key in keys:
+            self.command += ["--key", key]
+        if options:
+            self.command += ["-o", ",".join(options)]
+        self.command += list(arguments)
+        self.output = ""
+        self.device = None
+        self.pids = {}
+
+    def mount(self):
+        result = run(*self.command, env=self.env)
+        self.output = result.stdout + result.stderr
+        assert result.returncode == 0, f"mount: exit {result.returncode}: {self.output.strip()}"
+        mounted = mounts_at(self.path)
+        assert mounted and mounted[-1][1] == "fuse.kvfs", f"nothing mounted: {self.output.strip()}"
+        self.device = mounted[-1][0]
+        self.pids = processes(self.path)
+        return self
+
+    @property
+    def supervisor(self):
+        return self.pids["supervisor"]
+
+    @property
+    def worker(self):
+        return self.pids["worker"]
+
+    @property
+    def keeper(self):
+        return self.pids["keeper"]
+
+    @property
+    def mounted(self):
+        return any(device == self.device for device, _, _ in mounts_at(self.path))
+
+    def status(self):
+        with open(os.path.join(self.path, ".kvfs/status.json"), encoding="utf-8") as file:
+            return json.load(file)
+
+    def umount(self, *arguments, check=True):
+        return run(*self.prefix, KVFS, "umount", self.path, *arguments, check=check, env=self.env)
+
+    def wait_gone(self, timeout=5.0):
+        """Until neither mount nor processes are left."""
+        wait_for(lambda: not self.mounted and not any(alive(p) for p in self.pids.values()),
+                 timeout, f"the end of {self.path} ({self.pids})")
+
+    def __enter__(self):
+        return self.mount()
+
+    def __exit__(self, kind, value, trace):
+        if self.mounted:
+            result = self.umount(check=False)
+            if result.returncode:
+                print(f"note umount of {self.path}: {result.stderr.strip()}", flush=True)
+                self.umount("-l", check=False)
+        try:
+            self.wait_gone(20)
+        except AssertionError as error:
+            abort(self.device)
+            for pid in self.pids.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if kind is None:
+                raise AssertionError(f"{error}; aborted") from None
+        return False
+
+
+_watchdog = threading.Timer(TIMEOUT, _too_late)
+_watchdog.daemon = True
+_watchdog.start()
