@@ -437,6 +437,56 @@ Test(writer, disk_full)
     dir_free(&d);
 }
 
+/* ---- side files ---- */
+
+Test(writer, copy_file)
+{
+    const size_t sizes[] = {0, 1, CT_DIGEST_PIECE, CT_DIGEST_PIECE + 1, 3 * CT_DIGEST_PIECE + 5};
+    struct dir d = dir_new();
+    for (size_t i = 0; i < 5; i++) {
+        struct ct_err err = CT_ERR_INIT;
+        struct ct_version v;
+        struct ct_entry e[2];
+        struct ct_entry_arena *arena[2];
+        uint8_t digest[CT_DIGEST];
+        ct_autobuf bytes = {0};
+        ct_autobuf copy = {0};
+        memset(ct_buf_reserve(&bytes, sizes[i] + 1), (int)i, sizes[i] + 1);
+        bytes.len = sizes[i];
+        put_file(d.fd, "in", &bytes);
+        struct ct_source *s = source_of(d.fd, "in", &v);
+        struct progress p = {0};
+        const struct ct_write_options opt = {.progress = on_progress, .progress_ctx = &p};
+        int r = ct_copy_file(s, &v, &opt, d.fd, "out", 0640, &e[0], &arena[0], &err);
+        cr_assert_eq(r, 0, "%s", err.msg);
+        r = ct_copy_file(s, &v, NULL, -1, NULL, 0, &e[1], &arena[1], &err);
+        cr_assert_eq(r, 0, "%s", err.msg);
+        cr_expect_eq(p.bytes, sizes[i]);
+        cr_assert_eq(ct_read_file(d.fd, "out", 1 << 23, &copy, &err), 0);
+        cr_expect_eq(ct_cmp_bytes(copy.data, copy.len, bytes.data, bytes.len), 0);
+        cr_assert_eq(ct_sha256(bytes.data, bytes.len, digest, NULL), 0);
+        for (int k = 0; k < 2; k++) {
+            cr_expect_eq(e[k].kind, CT_ENTRY_FILE);
+            cr_expect_eq(e[k].size, sizes[i]);
+            cr_expect_arr_eq(e[k].sha256, digest, CT_DIGEST);
+            cr_expect_eq(e[k].pieces.count, sizes[i] > CT_DIGEST_PIECE ? (sizes[i] >> 20) + 1 : 0);
+            cr_expect(e[k].pieces.count == 0 ||
+                      ct_digests_check(&e[k].pieces, 0, bytes.data, bytes.len, &err) == 0);
+            ct_entry_arena_free(arena[k]);
+        }
+        r = ct_copy_file(s, &v, NULL, d.fd, "out", 0640, &e[0], &arena[0], &err);
+        cr_expect_eq(r, -1);
+        cr_expect_eq(err.code, CT_EXISTS);
+        p.cancel_at = 1;
+        r = ct_copy_file(s, &v, &opt, d.fd, "out2", 0640, &e[0], &arena[0], &err);
+        cr_expect_eq(r, sizes[i] ? -1 : 0);
+        ct_source_close(s);
+        cr_expect_eq(dir_clear(&d), sizes[i] ? 2 : 3);
+        ct_entry_arena_free(r ? NULL : arena[0]);
+    }
+    dir_free(&d);
+}
+
 /* ---- keys and IVs ---- */
 
 static int compare_12(const void *a, const void *b)
