@@ -25,7 +25,8 @@ void ct_canon_string(struct ct_buf *out, struct ct_span s)
     ct_buf_putc(out, '"');
     size_t from = 0;
     for (size_t i = 0; i < s.n; i++) {
-        unsigned char c = (unsigned char)s.p[i];
+        i += ct_scan_plain((const uint8_t *)s.p + i, s.n - i);
+        unsigned char c = i < s.n ? (unsigned char)s.p[i] : 'x';
         if (c < 0x20 || c == '"' || c == '\\') {
             ct_buf_put(out, s.p + from, i - from);
             put_escaped(out, c);

@@ -1,66 +1,111 @@
 #include "format/header.h"
 
-#include <limits.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "format/base/arena.h"
+#include "format/base/sort.h"
+#include "format/names.h"
 
-/* Indices into tensors + 1 by SipHash of the name, seeded anew for each header, so that nobody can
- * choose names that collide. */
-struct ct_name_index {
-    unsigned char seed[crypto_shorthash_KEYBYTES];
-    uint32_t mask;
-    uint32_t slots[];
+/*
+ * The text is read twice: the first pass checks it and counts, the second one fills memory of
+ * exactly the size that was counted. So a hostile header costs a small multiple of its length
+ * whatever it holds, and nothing has to grow.
+ */
+struct pool { /* decoded strings; NULL while counting */
+    char *p;
+    size_t used;
 };
 
 struct parser {
     struct ct_scan scan;
-    struct ct_arena *arena;      /* of tensors */
-    struct ct_arena *meta_arena; /* of metadata, which is large and not needed for long */
-    struct ct_buf text;          /* a string being decoded */
-    struct ct_buf numbers;       /* a shape being read */
-    struct ct_buf tensors, meta;
+    bool fill;                   /* the second pass */
+    struct pool text, meta_text; /* metadata is large and not needed for long */
+    uint64_t *numbers;           /* of all shapes */
+    struct ct_tensor *tensors;   /* in the file's order */
+    struct ct_meta *meta;
+    size_t number_count, tensor_count, meta_count;
     bool has_metadata;
 };
 
 static const struct {
-    const char *name;
+    struct ct_span name;
     uint32_t bits;
 } dtypes[] = {
-    {"BOOL", 8}, {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
-    {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
-    {"U16", 16}, {"F16", 16},    {"BF16", 16},   {"I32", 32},    {"U32", 32},
-    {"F32", 32}, {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
+#define DTYPE(name, bits)                                                                          \
+    {                                                                                              \
+        {name, sizeof(name) - 1}, bits                                                             \
+    }
+    DTYPE("BOOL", 8),    DTYPE("F4", 4),   DTYPE("F6_E2M3", 6), DTYPE("F6_E3M2", 6),
+    DTYPE("U8", 8),      DTYPE("I8", 8),   DTYPE("F8_E5M2", 8), DTYPE("F8_E4M3", 8),
+    DTYPE("F8_E8M0", 8), DTYPE("I16", 16), DTYPE("U16", 16),    DTYPE("F16", 16),
+    DTYPE("BF16", 16),   DTYPE("I32", 32), DTYPE("U32", 32),    DTYPE("F32", 32),
+    DTYPE("C64", 64),    DTYPE("F64", 64), DTYPE("I64", 64),    DTYPE("U64", 64),
+#undef DTYPE
 };
 
-static uint32_t dtype_bits(struct ct_span name)
+struct string { /* just taken; its beginning is known in both passes */
+    struct pool *pool;
+    size_t n;
+    char head[16];
+};
+
+static int to_pool(void *ctx, const uint8_t *p, size_t n, struct ct_err *err)
 {
-    for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
-        if (ct_span_is(name, dtypes[i].name, strlen(dtypes[i].name))) {
-            return dtypes[i].bits;
-        }
+    struct string *s = ctx;
+    (void)err;
+    if (s->n < sizeof(s->head)) {
+        size_t room = sizeof(s->head) - s->n;
+        memcpy(s->head + s->n, p, n < room ? n : room);
     }
+    if (s->pool->p) {
+        memcpy(s->pool->p + s->pool->used, p, n);
+    }
+    s->pool->used += n;
+    s->n += n;
     return 0;
 }
 
-static int take_string(struct parser *p, struct ct_arena *arena, struct ct_span *out)
+static int take_string(struct parser *p, struct pool *pool, struct string *out)
 {
-    p->text.len = 0;
-    if (ct_scan_string_to(&p->scan, &p->text)) {
-        return -1;
-    }
-    out->p = ct_arena_copy(arena, p->text.data, p->text.len, p->scan.err);
-    out->n = p->text.len;
-    return out->p ? 0 : -1;
+    out->pool = pool;
+    out->n = 0;
+    return ct_scan_string(&p->scan, to_pool, out);
 }
 
-static int take_numbers(struct parser *p, uint64_t **out, size_t *count)
+static struct ct_span span_of(const struct string *s)
 {
+    return (struct ct_span){s->pool->p ? s->pool->p + s->pool->used - s->n : NULL, s->n};
+}
+
+static bool string_is(const struct string *s, struct ct_span text)
+{
+    return s->n <= sizeof(s->head) && ct_span_is(text, s->head, s->n);
+}
+
+static int take_dtype(struct parser *p, struct ct_tensor *t)
+{
+    struct string s;
+    if (take_string(p, &p->text, &s)) {
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
+        if (string_is(&s, dtypes[i].name)) {
+            s.pool->used -= s.n;
+            t->dtype = dtypes[i].name;
+            t->bits = dtypes[i].bits;
+            return 0;
+        }
+    }
+    t->dtype = span_of(&s);
+    return 0;
+}
+
+static int take_shape(struct parser *p, struct ct_tensor *t)
+{
+    size_t from = p->number_count;
     bool first = true;
     int more = 0;
-    p->numbers.len = 0;
     if (ct_scan_expect(&p->scan, '[')) {
         return -1;
     }
@@ -69,85 +114,55 @@ static int take_numbers(struct parser *p, uint64_t **out, size_t *count)
         if (ct_scan_u64(&p->scan, &v)) {
             return -1;
         }
-        ct_buf_put(&p->numbers, &v, sizeof(v));
+        if (p->fill) {
+            p->numbers[p->number_count] = v;
+        }
+        p->number_count++;
     }
-    if (more < 0 || ct_buf_ok(&p->numbers, p->scan.err)) {
-        return -1;
+    if (p->fill) {
+        t->shape = p->numbers + from;
+        t->rank = (uint32_t)(p->number_count - from); /* bounded by CT_HEADER_MAX */
     }
-    *count = p->numbers.len / sizeof(uint64_t);
-    *out = ct_arena_alloc(p->arena, *count, sizeof(uint64_t), p->scan.err);
-    if (!*out) {
-        return -1;
-    }
-    if (*count) {
-        memcpy(*out, p->numbers.data, p->numbers.len);
-    }
-    return 0;
+    return more;
 }
-
-enum { SEEN_DTYPE = 1, SEEN_SHAPE = 2, SEEN_OFFSETS = 4, SEEN_ALL = 7 };
 
 static int take_offsets(struct parser *p, struct ct_tensor *t)
 {
-    uint64_t *offsets = NULL;
-    size_t count = 0;
-    if (take_numbers(p, &offsets, &count)) {
+    struct ct_scan *s = &p->scan;
+    if (ct_scan_expect(s, '[') || ct_scan_u64(s, &t->begin) || ct_scan_expect(s, ',') ||
+        ct_scan_u64(s, &t->end) || ct_scan_expect(s, ']')) {
         return -1;
     }
-    if (count != 2 || offsets[0] > offsets[1]) {
-        return ct_scan_fail(&p->scan, "data_offsets are not [begin, end]");
-    }
-    t->begin = offsets[0];
-    t->end = offsets[1];
-    return 0;
+    return t->begin <= t->end ? 0 : ct_scan_fail(s, "data_offsets that end before they begin");
 }
 
 static int take_member(struct parser *p, struct ct_tensor *t, unsigned *seen)
 {
-    char name[16];
-    size_t n = 0;
-    if (ct_scan_short(&p->scan, name, sizeof(name), &n) || ct_scan_expect(&p->scan, ':')) {
+    static const char *const names[] = {"dtype", "shape", "data_offsets", NULL};
+    int which = -1;
+    if (ct_scan_member(&p->scan, names, seen, &which)) {
         return -1;
     }
-    unsigned bit = strcmp(name, "dtype") == 0 && n == 5           ? SEEN_DTYPE
-                   : strcmp(name, "shape") == 0 && n == 5         ? SEEN_SHAPE
-                   : strcmp(name, "data_offsets") == 0 && n == 12 ? SEEN_OFFSETS
-                                                                  : 0;
-    if (!bit || *seen & bit) {
-        return ct_scan_fail(&p->scan,
-                            bit ? "a member twice" : "a member that a tensor does not have");
-    }
-    *seen |= bit;
-    if (bit == SEEN_DTYPE) {
-        return take_string(p, p->arena, &t->dtype);
-    }
-    if (bit == SEEN_OFFSETS) {
-        return take_offsets(p, t);
-    }
-    uint64_t *shape = NULL;
-    size_t rank = 0;
-    if (take_numbers(p, &shape, &rank)) {
-        return -1;
-    }
-    t->shape = shape;
-    t->rank = (uint32_t)rank; /* bounded by CT_HEADER_MAX */
-    return 0;
+    return which == 0   ? take_dtype(p, t)
+           : which == 1 ? take_shape(p, t)
+           : which == 2 ? take_offsets(p, t)
+                        : ct_scan_fail(&p->scan, "a member that a tensor does not have");
 }
 
-static int check_size(struct parser *p, const struct ct_tensor *t)
+static int check_size(const struct ct_tensor *t, struct ct_err *err)
 {
-    uint64_t bits = t->bits;
-    if (!bits) {
-        return 0; /* a dtype of the future: its size is what the offsets say */
-    }
+    uint64_t bits = 0;
     uint64_t elements = 1;
+    if (!t->bits) {
+        return 0; /* not known: the size is what the offsets say */
+    }
     for (uint32_t i = 0; i < t->rank; i++) {
         if (!ct_mul_u64(elements, t->shape[i], &elements)) {
-            return ct_scan_fail(&p->scan, "a shape whose product overflows");
+            return ct_err_set(err, CT_MALFORMED, "a shape whose product overflows");
         }
     }
-    if (!ct_mul_u64(elements, bits, &bits) || bits % 8 || bits / 8 != t->end - t->begin) {
-        return ct_scan_fail(&p->scan, "shape, dtype and data_offsets do not agree");
+    if (!ct_mul_u64(elements, t->bits, &bits) || bits % 8 || bits / 8 != t->end - t->begin) {
+        return ct_err_set(err, CT_MALFORMED, "shape, dtype and data_offsets do not agree");
     }
     return 0;
 }
@@ -169,15 +184,16 @@ static int take_tensor(struct parser *p, struct ct_span name)
     if (more < 0) {
         return -1;
     }
-    if (seen != SEEN_ALL) {
+    if (seen != 7) {
         return ct_scan_fail(&p->scan, "a tensor without dtype, shape or data_offsets");
     }
-    t.bits = dtype_bits(t.dtype);
-    if (check_size(p, &t)) {
-        return -1;
+    if (p->fill) {
+        p->tensors[p->tensor_count] = t;
     }
-    ct_buf_put(&p->tensors, &t, sizeof(t));
-    return ct_buf_ok(&p->tensors, p->scan.err);
+    p->tensor_count++;
+    return p->fill && check_size(&t, p->scan.err)
+               ? ct_err_wrap(p->scan.err, "tensor %.*s", ct_span_shown(name), name.p)
+               : 0;
 }
 
 static int take_metadata(struct parser *p)
@@ -192,33 +208,64 @@ static int take_metadata(struct parser *p)
         return -1;
     }
     while ((more = ct_scan_more(&p->scan, '}', &first)) == 1) {
-        struct ct_meta m;
-        if (take_string(p, p->meta_arena, &m.key) || ct_scan_expect(&p->scan, ':') ||
-            take_string(p, p->meta_arena, &m.value)) {
+        struct string key;
+        struct string value;
+        if (take_string(p, &p->meta_text, &key)) {
             return -1;
         }
-        ct_buf_put(&p->meta, &m, sizeof(m));
+        struct ct_span key_span = span_of(&key);
+        if (ct_scan_expect(&p->scan, ':') || take_string(p, &p->meta_text, &value)) {
+            return -1;
+        }
+        if (p->fill) {
+            p->meta[p->meta_count] = (struct ct_meta){key_span, span_of(&value)};
+        }
+        p->meta_count++;
     }
-    return more < 0 ? -1 : ct_buf_ok(&p->meta, p->scan.err);
+    return more;
 }
 
 static int take_object(struct parser *p)
 {
+    static const struct ct_span metadata_name = {"__metadata__", 12};
     bool first = true;
     int more = 0;
-    if (ct_scan_expect(&p->scan, '{')) {
-        return -1;
+    if (p->scan.p == p->scan.end || *p->scan.p != '{') {
+        return ct_scan_fail(&p->scan, "a header begins with '{'");
     }
+    (void)ct_scan_expect(&p->scan, '{');
     while ((more = ct_scan_more(&p->scan, '}', &first)) == 1) {
-        struct ct_span name;
-        if (take_string(p, p->arena, &name) || ct_scan_expect(&p->scan, ':')) {
+        struct string name;
+        if (take_string(p, &p->text, &name) || ct_scan_expect(&p->scan, ':')) {
             return -1;
         }
-        if (ct_span_eq(name, "__metadata__") ? take_metadata(p) : take_tensor(p, name)) {
+        bool is_metadata = string_is(&name, metadata_name);
+        if (is_metadata ? take_metadata(p) : take_tensor(p, span_of(&name))) {
             return -1;
         }
     }
     return more < 0 ? -1 : ct_scan_end(&p->scan);
+}
+
+/* Both passes; what they found is in `arena` (tensors) and `meta_arena` then. */
+static int take_twice(struct parser *p, const uint8_t *json, size_t n, struct ct_arena *arena,
+                      struct ct_arena *meta_arena, struct ct_err *err)
+{
+    ct_scan_memory(&p->scan, json, n, err);
+    if (take_object(p)) {
+        return -1;
+    }
+    struct parser q = {.scan = p->scan, .fill = true};
+    if (!(q.tensors = ct_arena_alloc(arena, p->tensor_count, sizeof(*q.tensors), err)) ||
+        !(q.numbers = ct_arena_alloc(arena, p->number_count, sizeof(*q.numbers), err)) ||
+        !(q.text.p = ct_arena_alloc(arena, p->text.used, 1, err)) ||
+        !(q.meta = ct_arena_alloc(meta_arena, p->meta_count, sizeof(*q.meta), err)) ||
+        !(q.meta_text.p = ct_arena_alloc(meta_arena, p->meta_text.used, 1, err))) {
+        return -1;
+    }
+    *p = q;
+    ct_scan_memory(&p->scan, json, n, err);
+    return take_object(p);
 }
 
 /* ---- what holds for the whole ---- */
@@ -240,36 +287,6 @@ static int by_key(const void *a, const void *b)
     return ct_cmp_bytes(x->key.p, x->key.n, y->key.p, y->key.n);
 }
 
-/* qsort is not stable; a merge sort keeps the file's order where offsets are equal. */
-static int sort_tensors(struct ct_tensor *t, size_t n, struct ct_err *err)
-{
-    ct_autofree void *scratch = malloc(n ? n * sizeof(*t) : 1);
-    struct ct_tensor *from = t;
-    struct ct_tensor *to = scratch;
-    if (!scratch) {
-        return ct_err_set(err, CT_NOMEM, "no memory for %zu tensors", n);
-    }
-    for (size_t width = 1; width < n; width *= 2) {
-        for (size_t lo = 0; lo < n; lo += 2 * width) {
-            size_t mid = lo + width < n ? lo + width : n;
-            size_t hi = lo + 2 * width < n ? lo + 2 * width : n;
-            size_t a = lo;
-            size_t b = mid;
-            for (size_t k = lo; k < hi; k++) {
-                bool left = a < mid && (b >= hi || by_offset(&from[a], &from[b]) <= 0);
-                to[k] = left ? from[a++] : from[b++];
-            }
-        }
-        struct ct_tensor *swap = from;
-        from = to;
-        to = swap;
-    }
-    if (from != t) {
-        memcpy(t, from, n * sizeof(*t));
-    }
-    return 0;
-}
-
 static int check_offsets(const struct ct_header *h, struct ct_err *err)
 {
     uint64_t at = 0;
@@ -277,7 +294,7 @@ static int check_offsets(const struct ct_header *h, struct ct_err *err)
         const struct ct_tensor *t = &h->tensors[i];
         if (t->begin != at) {
             return ct_err_set(err, CT_MALFORMED, "tensor %.*s: %s at byte %llu of the body",
-                              (int)(t->name.n < 128 ? t->name.n : 128), t->name.p,
+                              ct_span_shown(t->name), t->name.p,
                               t->begin > at ? "a hole" : "an overlap", (unsigned long long)at);
         }
         at = t->end;
@@ -289,76 +306,24 @@ static int check_offsets(const struct ct_header *h, struct ct_err *err)
     return 0;
 }
 
-static uint32_t slot_of(const struct ct_name_index *x, struct ct_span name)
-{
-    unsigned char hash[crypto_shorthash_BYTES];
-    crypto_shorthash(hash, (const unsigned char *)name.p, name.n, x->seed);
-    uint32_t v = 0;
-    memcpy(&v, hash, sizeof(v));
-    return v & x->mask;
-}
-
-static int index_names(struct ct_header *h, struct ct_arena *arena, struct ct_err *err)
-{
-    size_t slots = 8;
-    while (slots < h->tensor_count * 2) {
-        slots *= 2;
-    }
-    struct ct_name_index *x =
-        ct_arena_alloc(arena, 1, sizeof(*x) + slots * sizeof(x->slots[0]), err);
-    if (!x) {
-        return -1;
-    }
-    randombytes_buf(x->seed, sizeof(x->seed));
-    x->mask = (uint32_t)(slots - 1);
-    h->names = x;
-    for (size_t i = 0; i < h->tensor_count; i++) {
-        struct ct_span name = h->tensors[i].name;
-        uint32_t at = slot_of(x, name);
-        for (; x->slots[at]; at = (at + 1) & x->mask) {
-            struct ct_span other = h->tensors[x->slots[at] - 1].name;
-            if (ct_span_is(name, other.p, other.n)) {
-                return ct_err_set(err, CT_MALFORMED, "tensor %.*s twice",
-                                  (int)(name.n < 128 ? name.n : 128), name.p);
-            }
-        }
-        x->slots[at] = (uint32_t)(i + 1);
-    }
-    return 0;
-}
-
 static int check_meta(const struct ct_header *h, struct ct_err *err)
 {
     for (size_t i = 1; i < h->meta_count; i++) {
         struct ct_span key = h->meta[i].key;
         if (ct_span_is(key, h->meta[i - 1].key.p, h->meta[i - 1].key.n)) {
-            return ct_err_set(err, CT_MALFORMED, "metadata %.*s twice",
-                              (int)(key.n < 128 ? key.n : 128), key.p);
+            return ct_err_set(err, CT_MALFORMED, "metadata %.*s twice", ct_span_shown(key), key.p);
         }
     }
     return 0;
 }
 
-/* Moves what was collected into the arena, sorts it, and checks it as a whole. */
-static int finish(struct parser *p, struct ct_header *h, struct ct_err *err)
+static int check_whole(struct ct_header *h, struct ct_arena *arena, struct ct_err *err)
 {
-    h->tensor_count = p->tensors.len / sizeof(struct ct_tensor);
-    h->meta_count = p->meta.len / sizeof(struct ct_meta);
-    h->has_metadata = p->has_metadata;
-    h->tensors = ct_arena_alloc(p->arena, h->tensor_count, sizeof(*h->tensors), err);
-    h->meta = ct_arena_alloc(p->meta_arena, h->meta_count, sizeof(*h->meta), err);
-    if (!h->tensors || !h->meta) {
-        return -1;
-    }
-    if (h->tensor_count) {
-        memcpy(h->tensors, p->tensors.data, p->tensors.len);
-    }
-    if (h->meta_count) {
-        memcpy(h->meta, p->meta.data, p->meta.len);
-        qsort(h->meta, h->meta_count, sizeof(*h->meta), by_key);
-    }
-    return sort_tensors(h->tensors, h->tensor_count, err) || check_offsets(h, err) ||
-                   index_names(h, p->arena, err) || check_meta(h, err)
+    return ct_sort(h->tensors, h->tensor_count, sizeof(*h->tensors), by_offset, err) ||
+                   check_offsets(h, err) ||
+                   ct_names_index(h->tensors, h->tensor_count, arena, &h->names, err) ||
+                   ct_sort(h->meta, h->meta_count, sizeof(*h->meta), by_key, err) ||
+                   check_meta(h, err)
                ? -1
                : 0;
 }
@@ -366,7 +331,7 @@ static int finish(struct parser *p, struct ct_header *h, struct ct_err *err)
 int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_header **out,
                     struct ct_err *err)
 {
-    struct ct_err mine;
+    struct ct_err mine = CT_ERR_INIT;
     struct parser p = {0};
     struct ct_header *h = calloc(1, sizeof(*h));
     struct ct_arena *arena = calloc(2, sizeof(*arena));
@@ -376,19 +341,17 @@ int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_
         free(arena);
         return ct_err_set(err, CT_NOMEM, "no memory for a header");
     }
-    h->arena = arena;
-    h->json_len = n;
-    h->body_len = body_len;
-    p.arena = &arena[0];
-    p.meta_arena = &arena[1];
-    ct_scan_memory(&p.scan, json, n, &mine);
-    int r = n > CT_HEADER_MAX ? ct_scan_fail(&p.scan, "a header above 100,000,000 bytes")
-            : take_object(&p) ? -1
-                              : finish(&p, h, &mine);
-    ct_buf_free(&p.text);
-    ct_buf_free(&p.numbers);
-    ct_buf_free(&p.tensors);
-    ct_buf_free(&p.meta);
+    *h = (struct ct_header){.json_len = n, .body_len = body_len, .arena = arena};
+    int r = n > CT_HEADER_MAX ? ct_err_set(&mine, CT_MALFORMED, "above %d bytes", CT_HEADER_MAX)
+                              : take_twice(&p, json, n, &arena[0], &arena[1], &mine);
+    if (r == 0) {
+        h->has_metadata = p.has_metadata;
+        h->tensor_count = p.tensor_count;
+        h->meta_count = p.meta_count;
+        h->tensors = p.tensors;
+        h->meta = p.meta;
+        r = check_whole(h, &arena[0], &mine);
+    }
     if (r) {
         ct_header_free(h);
         if (err) {
@@ -478,12 +441,5 @@ const struct ct_span *ct_header_meta(const struct ct_header *h, const char *key)
 
 ptrdiff_t ct_header_find(const struct ct_header *h, struct ct_span name)
 {
-    const struct ct_name_index *x = h->names;
-    for (uint32_t at = slot_of(x, name); x->slots[at]; at = (at + 1) & x->mask) {
-        uint32_t i = x->slots[at] - 1;
-        if (ct_span_is(name, h->tensors[i].name.p, h->tensors[i].name.n)) {
-            return (ptrdiff_t)i;
-        }
-    }
-    return -1;
+    return ct_names_find(h->names, h->tensors, name);
 }

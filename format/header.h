@@ -70,11 +70,11 @@ struct ct_measure {
     uint64_t view_size; /* ENCRYPTED: size of the plain view; otherwise the source's size */
     uint64_t tensor_count;
     bool reserved; /* PLAIN, but with reserved CryptoTensors fields: no honest plain file */
-    char enc_kid[256], sign_kid[256]; /* "" where absent or too long */
+    char enc_kid[256], sign_kid[256]; /* "" where absent, too long, or not understood */
 };
 
 /* Tells by content. A file that is no safetensors at all is CT_KIND_OTHER and 0; one that begins
- * as a safetensors header (plausible length, `{`) and then breaks a rule is -1 with kind
+ * as a safetensors header (a length below 2^32, `{`) and then breaks a rule is -1 with kind
  * CT_KIND_ENCRYPTED or CT_KIND_PLAIN as far as could be seen. Checks what a single pass can
  * (syntax, not order and duplicates); ct_header_read() has the last word, and its view must have
  * the size announced here. */

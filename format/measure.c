@@ -8,7 +8,10 @@
  * of members or on how they were spelled, so it is a sum over what passes by.
  */
 
-enum { WINDOW = 65536 };
+enum {
+    WINDOW = 65536,
+    KEYS_MAX = 8192, /* of __crypto_keys__, for its kids to be known here */
+};
 
 struct measuring {
     struct ct_scan scan;
@@ -75,75 +78,73 @@ static int count_numbers(struct measuring *m, uint64_t *len)
 
 static int count_tensor(struct measuring *m)
 {
+    static const char *const names[] = {"dtype", "shape", "data_offsets", NULL};
+    uint64_t len = strlen("{\"dtype\":\"\",\"shape\":,\"data_offsets\":}");
+    unsigned seen = 0;
     bool first = true;
     int more = 0;
-    uint64_t len = strlen("{\"dtype\":\"\",\"shape\":,\"data_offsets\":}");
     if (ct_scan_expect(&m->scan, '{')) {
         return -1;
     }
     while ((more = ct_scan_more(&m->scan, '}', &first)) == 1) {
-        char name[16];
-        size_t n = 0;
-        if (ct_scan_short(&m->scan, name, sizeof(name), &n) || ct_scan_expect(&m->scan, ':')) {
+        int which = -1;
+        if (ct_scan_member(&m->scan, names, &seen, &which)) {
             return -1;
         }
-        if (n == 5 && strcmp(name, "dtype") == 0) {
-            if (ct_scan_string(&m->scan, count_string, &len)) {
-                return -1;
-            }
-        } else if ((n == 5 && strcmp(name, "shape") == 0) ||
-                   (n == 12 && strcmp(name, "data_offsets") == 0)) {
-            if (count_numbers(m, &len)) {
-                return -1;
-            }
-        } else {
-            return ct_scan_fail(&m->scan, "a member that a tensor does not have");
+        int r = which == 0  ? ct_scan_string(&m->scan, count_string, &len)
+                : which > 0 ? count_numbers(m, &len)
+                            : ct_scan_fail(&m->scan, "a member that a tensor does not have");
+        if (r) {
+            return -1;
         }
+    }
+    if (more == 0 && seen != 7) {
+        return ct_scan_fail(&m->scan, "a tensor without dtype, shape or data_offsets");
     }
     m->out->tensor_count++;
     m->tensors_len += len;
     return more;
 }
 
-/* kid of `enc` and of `sign` in the text of __crypto_keys__; what is not as expected is for
- * ct_meta_keys() to say. */
-static void find_kids(struct ct_measure *out, const char *text, size_t n)
+/* As a C string, or nothing where it does not make one. */
+static void keep_kid(char out[static 256], struct ct_span kid)
 {
-    struct ct_err ignored;
-    struct ct_scan s;
-    bool first = true;
-    ct_scan_memory(&s, text, n, &ignored);
-    if (ct_scan_expect(&s, '{')) {
-        return;
+    if (kid.n && kid.n < 256 && !memchr(kid.p, '\0', kid.n)) {
+        memcpy(out, kid.p, kid.n);
+        out[kid.n] = '\0';
     }
-    while (ct_scan_more(&s, '}', &first) == 1) {
-        char name[16];
-        char value[256];
-        size_t len = 0;
-        bool inner = true;
-        uint64_t number = 0;
-        if (ct_scan_short(&s, name, sizeof(name), &len) || ct_scan_expect(&s, ':')) {
-            return;
-        }
-        int c = ct_scan_peek(&s);
-        if (c != '{') {
-            if (c == '"' ? ct_scan_string(&s, NULL, NULL) : ct_scan_u64(&s, &number)) {
-                return;
-            }
-            continue;
-        }
-        char *kid = strcmp(name, "enc") == 0 ? out->enc_kid : out->sign_kid;
-        (void)ct_scan_expect(&s, '{');
-        while (ct_scan_more(&s, '}', &inner) == 1) {
-            if (ct_scan_short(&s, name, sizeof(name), &len) || ct_scan_expect(&s, ':') ||
-                ct_scan_short(&s, value, sizeof(value), &len)) {
-                return;
-            }
-            if (strcmp(name, "kid") == 0 && len < sizeof(value)) {
-                memcpy(kid, value, len + 1);
-            }
-        }
+}
+
+/* Whether the field is as it should be is for ct_meta_keys() to say later. */
+static void find_kids(struct ct_measure *out, struct ct_span text)
+{
+    struct ct_keys_field keys;
+    if (ct_meta_keys_text(text, &keys, NULL) == 0) {
+        keep_kid(out->enc_kid, keys.enc.kid);
+        keep_kid(out->sign_kid, keys.sign.kid);
+        ct_keys_field_free(&keys);
     }
+}
+
+/* The value of a reserved field, of which nothing is in the view. */
+static int pass_reserved(struct measuring *m, struct ct_span name)
+{
+    m->out->reserved = true;
+    if (ct_span_eq(name, "__encryption__")) {
+        m->out->kind = CT_KIND_ENCRYPTED;
+    }
+    if (!ct_span_eq(name, "__crypto_keys__")) {
+        return ct_scan_string(&m->scan, NULL, NULL);
+    }
+    char text[KEYS_MAX];
+    size_t n = 0;
+    if (ct_scan_short(&m->scan, text, sizeof(text), &n)) {
+        return -1;
+    }
+    if (n < sizeof(text)) {
+        find_kids(m->out, (struct ct_span){text, n});
+    }
+    return 0;
 }
 
 static int count_metadata(struct measuring *m)
@@ -160,30 +161,16 @@ static int count_metadata(struct measuring *m)
             return -1;
         }
         struct ct_span name = {key.text, key.have};
-        if (ct_span_eq(name, "__crypto_keys__")) {
-            char text[8192];
-            size_t n = 0;
-            m->out->reserved = true;
-            if (ct_scan_short(&m->scan, text, sizeof(text), &n)) {
+        if (ct_meta_is_reserved(name)) {
+            if (pass_reserved(m, name)) {
                 return -1;
             }
-            if (n < sizeof(text)) {
-                find_kids(m->out, text, n);
-            }
-        } else if (ct_meta_is_reserved(name)) {
-            m->out->reserved = true;
-            if (ct_span_eq(name, "__encryption__")) {
-                m->out->kind = CT_KIND_ENCRYPTED;
-            }
-            if (ct_scan_string(&m->scan, NULL, NULL)) {
-                return -1;
-            }
-        } else {
-            if (ct_scan_string(&m->scan, count_string, &len)) {
-                return -1;
-            }
-            m->meta_len += key.len + len + strlen("\"\":\"\",");
+            continue;
         }
+        if (ct_scan_string(&m->scan, count_string, &len)) {
+            return -1;
+        }
+        m->meta_len += key.len + len + strlen("\"\":\"\",");
     }
     return more;
 }
@@ -211,51 +198,81 @@ static int count_object(struct measuring *m)
     return more < 0 ? -1 : ct_scan_end(&m->scan);
 }
 
-static int begins_as_header(struct ct_source *s, const struct ct_version *version,
-                            struct ct_measure *out, struct ct_err *err)
+/* A length whose upper half is 0, then an object: no text file begins so. Whether the file keeps
+ * what that promises is another question. */
+static bool begins_as_header(const uint8_t start[static CT_PREFIX + 1])
+{
+    return ct_le64(start) <= UINT32_MAX && start[CT_PREFIX] && strchr("{ \t\n\r", start[CT_PREFIX]);
+}
+
+static uint64_t view_size(const struct measuring *m, const struct ct_version *version)
+{
+    /* Every member that was counted has its comma: one too many each, if there is any. */
+    uint64_t meta = m->meta_len ? strlen("\"__metadata__\":{},") + m->meta_len - 1 : 0;
+    uint64_t all = meta + m->tensors_len;
+    uint64_t json = 2 + (all ? all - 1 : 0);
+    return CT_PREFIX + (json + 7) / 8 * 8 + (version->size - CT_PREFIX - m->out->json_len);
+}
+
+/* 1: measured; 0: no header after all. */
+static int measure(struct measuring *m, const struct ct_version *version)
+{
+    struct ct_measure *out = m->out;
+    int c = ct_scan_peek(&m->scan);
+    if (c != '{') {
+        return m->scan.err->code == CT_OK ? 0 : -1;
+    }
+    out->kind = CT_KIND_PLAIN;
+    if (ct_scan_at(&m->scan) != 0) {
+        return ct_scan_fail(&m->scan, "a header begins with '{'");
+    }
+    if (out->json_len > CT_HEADER_MAX || out->json_len > version->size - CT_PREFIX) {
+        return ct_err_set(m->scan.err, CT_MALFORMED, "%llu bytes in a file of %llu",
+                          (unsigned long long)out->json_len, (unsigned long long)version->size);
+    }
+    if (count_object(m)) {
+        return -1;
+    }
+    if (out->kind == CT_KIND_ENCRYPTED) {
+        out->view_size = view_size(m, version);
+        out->reserved = false;
+    }
+    return 1;
+}
+
+int ct_header_measure(struct ct_source *s, const struct ct_version *version, struct ct_measure *out,
+                      struct ct_err *err)
 {
     uint8_t start[CT_PREFIX + 1];
+    struct ct_err mine;
+    struct measuring m = {.out = out};
+    *out = (struct ct_measure){.kind = CT_KIND_OTHER, .view_size = version->size};
     if (version->size < sizeof(start)) {
         return 0;
     }
     if (ct_source_read(s, start, sizeof(start), 0, version, err)) {
         return -1;
     }
-    out->json_len = ct_le64(start);
-    return out->json_len >= 2 && out->json_len <= CT_HEADER_MAX &&
-           out->json_len <= version->size - CT_PREFIX && start[CT_PREFIX] == '{';
-}
-
-int ct_header_measure(struct ct_source *s, const struct ct_version *version, struct ct_measure *out,
-                      struct ct_err *err)
-{
-    *out = (struct ct_measure){.kind = CT_KIND_OTHER, .view_size = version->size};
-    int r = begins_as_header(s, version, out, err);
-    if (r <= 0) {
-        return r;
+    if (!begins_as_header(start)) {
+        return 0;
     }
-    out->kind = CT_KIND_PLAIN;
-    struct ct_err mine;
-    struct measuring m = {.out = out};
     ct_autofree uint8_t *window = malloc(WINDOW);
     if (!window) {
         return ct_err_set(err, CT_NOMEM, "no memory for a window");
     }
-    ct_scan_source(&m.scan, s, CT_PREFIX, CT_PREFIX + out->json_len, window, WINDOW, &mine);
-    if (count_object(&m)) {
+    out->json_len = ct_le64(start);
+    uint64_t end = CT_PREFIX + out->json_len;
+    ct_scan_source(&m.scan, s, CT_PREFIX, end < version->size ? end : version->size, window, WINDOW,
+                   &mine);
+    int r = measure(&m, version);
+    if (r < 0) {
         if (err) {
             *err = mine;
         }
         return ct_err_wrap(err, "header");
     }
-    if (out->kind == CT_KIND_ENCRYPTED) {
-        /* Every member above has its comma: one too many each, unless there is none at all. */
-        uint64_t meta = m.meta_len ? strlen("\"__metadata__\":{},") + m.meta_len - 1 : 0;
-        uint64_t all = meta + m.tensors_len;
-        uint64_t json = 2 + (all ? all - 1 : 0);
-        out->view_size =
-            CT_PREFIX + (json + 7) / 8 * 8 + (version->size - CT_PREFIX - out->json_len);
-        out->reserved = false;
+    if (r == 0) {
+        out->json_len = 0;
     }
     return 0;
 }

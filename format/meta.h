@@ -56,6 +56,7 @@ bool ct_meta_is_encrypted(const struct ct_header *h);
 
 /* CT_MALFORMED; CT_UNSUPPORTED for a version or algorithm that is not known. */
 int ct_meta_keys(const struct ct_header *h, struct ct_keys_field *out, struct ct_err *err);
+int ct_meta_keys_text(struct ct_span text, struct ct_keys_field *out, struct ct_err *err);
 int ct_meta_encryption(const struct ct_header *h, const struct ct_keys_field *keys,
                        struct ct_encryption_field *out, struct ct_err *err);
 int ct_meta_policy(const struct ct_header *h, struct ct_policy_field *out, struct ct_err *err);

@@ -6,7 +6,7 @@
 void ct_scan_memory(struct ct_scan *s, const void *text, size_t n, struct ct_err *err)
 {
     *err = (struct ct_err)CT_ERR_INIT;
-    *s = (struct ct_scan){.p = text, .base = n, .err = err};
+    *s = (struct ct_scan){.p = n ? text : (const void *)"", .base = n, .err = err};
     s->end = s->p + n;
 }
 
@@ -221,8 +221,10 @@ static int unicode_escape(struct ct_scan *s, const struct piece_out *out)
 
 static int escape(struct ct_scan *s, const struct piece_out *out)
 {
-    static const char from[] = "\"\\/bfnrt";
-    static const char to[] = "\"\\/\b\f\n\r\t";
+    static const uint8_t decoded[256] = {
+        ['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+        ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t',
+    };
     int c = take(s);
     if (c < 0) {
         return -1;
@@ -230,11 +232,8 @@ static int escape(struct ct_scan *s, const struct piece_out *out)
     if (c == 'u') {
         return unicode_escape(s, out);
     }
-    const char *at = c ? strchr(from, c) : NULL;
-    if (!at) {
-        return ct_scan_fail(s, "an escape that JSON does not have");
-    }
-    return emit(s, out, (const uint8_t *)&to[at - from], 1);
+    return decoded[c] ? emit(s, out, &decoded[c], 1)
+                      : ct_scan_fail(s, "an escape that JSON does not have");
 }
 
 /* A sequence of UTF-8 that starts with `lead`, which was taken: it may lie across two windows. */
@@ -255,6 +254,27 @@ static int multibyte(struct ct_scan *s, int lead, const struct piece_out *out)
     return emit(s, out, text, n);
 }
 
+size_t ct_scan_plain(const uint8_t *p, size_t n)
+{
+    const uint64_t ones = 0x0101010101010101;
+    size_t i = 0;
+    while (n - i >= 8) {
+        uint64_t v = 0;
+        memcpy(&v, p + i, sizeof(v));
+        uint64_t quote = v ^ ones * '"';
+        uint64_t backslash = v ^ ones * '\\';
+        /* The top bit of a byte: set in it, or borrowed by a subtraction from what is too small. */
+        if ((v | (v - ones * 0x20) | (quote - ones) | (backslash - ones)) & ones * 0x80) {
+            break;
+        }
+        i += 8;
+    }
+    while (i < n && p[i] >= 0x20 && p[i] < 0x80 && p[i] != '"' && p[i] != '\\') {
+        i++;
+    }
+    return i;
+}
+
 int ct_scan_string(struct ct_scan *s, ct_scan_piece_fn piece, void *ctx)
 {
     const struct piece_out out = {piece, ctx};
@@ -266,9 +286,7 @@ int ct_scan_string(struct ct_scan *s, ct_scan_piece_fn piece, void *ctx)
             return -1;
         }
         const uint8_t *run = s->p;
-        while (s->p < s->end && *s->p >= 0x20 && *s->p < 0x80 && *s->p != '"' && *s->p != '\\') {
-            s->p++;
-        }
+        s->p += ct_scan_plain(run, (size_t)(s->end - run));
         if (emit(s, &out, run, (size_t)(s->p - run))) {
             return -1;
         }
@@ -361,6 +379,89 @@ int ct_scan_u64(struct ct_scan *s, uint64_t *out)
         return ct_scan_fail(s, "a number that is not an integer");
     }
     *out = v;
+    return 0;
+}
+
+int ct_scan_member(struct ct_scan *s, const char *const *names, unsigned *seen, int *which)
+{
+    char name[32];
+    size_t n = 0;
+    if (ct_scan_short(s, name, sizeof(name), &n) || ct_scan_expect(s, ':')) {
+        return -1;
+    }
+    *which = -1;
+    for (int i = 0; names[i]; i++) {
+        if (strlen(names[i]) == n && strcmp(names[i], name) == 0) {
+            if (*seen & 1U << i) {
+                return ct_scan_fail(s, "a member twice");
+            }
+            *seen |= 1U << i;
+            *which = i;
+        }
+    }
+    return 0;
+}
+
+static int skip_scalar(struct ct_scan *s)
+{
+    static const char *const words[] = {"true", "false", "null"};
+    uint64_t ignored = 0;
+    int first = ct_scan_peek(s);
+    if (first == '"') {
+        return ct_scan_string(s, NULL, NULL);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        if (first != words[i][0]) {
+            continue;
+        }
+        for (const char *p = words[i]; *p; p++) {
+            int c = take(s);
+            if (c != *p) {
+                return c < 0 ? -1 : ct_scan_fail(s, "not a value");
+            }
+        }
+        return 0;
+    }
+    return ct_scan_u64(s, &ignored);
+}
+
+/* Closes what ends here, and takes the name of the next member. */
+static int skip_between(struct ct_scan *s, const char *close, bool *first, int *depth)
+{
+    int more = 0;
+    while (*depth > 0 && (more = ct_scan_more(s, close[*depth - 1], &first[*depth - 1])) == 0) {
+        --*depth;
+    }
+    if (more < 0) {
+        return -1;
+    }
+    if (*depth > 0 && close[*depth - 1] == '}') {
+        return ct_scan_string(s, NULL, NULL) || ct_scan_expect(s, ':') ? -1 : 0;
+    }
+    return 0;
+}
+
+int ct_scan_skip(struct ct_scan *s)
+{
+    char close[CT_SCAN_DEPTH];
+    bool first[CT_SCAN_DEPTH];
+    int depth = 0;
+    do {
+        int c = ct_scan_peek(s);
+        if (c == '{' || c == '[') {
+            if (depth == CT_SCAN_DEPTH) {
+                return ct_scan_fail(s, "nested too deep");
+            }
+            s->p++;
+            close[depth] = c == '{' ? '}' : ']';
+            first[depth++] = true;
+        } else if (skip_scalar(s)) {
+            return -1;
+        }
+        if (skip_between(s, close, first, &depth)) {
+            return -1;
+        }
+    } while (depth > 0);
     return 0;
 }
 

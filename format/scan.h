@@ -31,6 +31,17 @@ static inline bool ct_span_is(struct ct_span s, const char *text, size_t n)
 }
 #define ct_span_eq(span, literal) ct_span_is((span), (literal), sizeof(literal) - 1)
 
+/* For "%.*s" of a name in an error: at most 128 bytes of UTF-8, no character cut in two. */
+static inline int ct_span_shown(struct ct_span s)
+{
+    size_t n = s.n;
+    if (n > 128) {
+        for (n = 128; n > 0 && ((uint8_t)s.p[n] & 0xc0) == 0x80; n--) {
+        }
+    }
+    return (int)n;
+}
+
 struct ct_scan {
     const uint8_t *p, *end;   /* what is left of the window */
     uint64_t base;            /* offset of `end` in the text */
@@ -64,6 +75,10 @@ int ct_scan_accept(struct ct_scan *s, char c);
  */
 int ct_scan_more(struct ct_scan *s, char close, bool *first);
 
+/* How many of n bytes stand for themselves in a string without a second look: ASCII but for
+ * controls, quote and backslash. */
+size_t ct_scan_plain(const uint8_t *p, size_t n);
+
 /* A string: `piece` receives its decoded bytes, in order; non-zero from it fails the scan with the
  * error it has set. NULL: skipped (and checked). */
 typedef int (*ct_scan_piece_fn)(void *ctx, const uint8_t *p, size_t n, struct ct_err *err);
@@ -73,6 +88,15 @@ int ct_scan_string(struct ct_scan *s, ct_scan_piece_fn piece, void *ctx);
 int ct_scan_short(struct ct_scan *s, char *out, size_t cap, size_t *len);
 /* An unsigned integer without sign, fraction, exponent or leading zeros, below 2^64. */
 int ct_scan_u64(struct ct_scan *s, uint64_t *out);
+/*
+ * The name of a member and the colon after it. *which: its place in `names`, which ends with NULL
+ * and has at most 32; -1 for another name. *seen has a bit for each that was there, and one that is
+ * there again fails.
+ */
+int ct_scan_member(struct ct_scan *s, const char *const *names, unsigned *seen, int *which);
+/* Any value, checked and forgotten; its numbers are such as ct_scan_u64() takes. */
+enum { CT_SCAN_DEPTH = 4 }; /* what nests deeper is refused */
+int ct_scan_skip(struct ct_scan *s);
 /* Nothing but white space up to the end. */
 int ct_scan_end(struct ct_scan *s);
 
