@@ -20,6 +20,7 @@ void ct_version_of(const struct stat *st, struct ct_version *v)
         .size = (uint64_t)st->st_size,
         .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec,
         .ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec,
+        .unlinked = st->st_nlink == 0,
     };
 }
 
@@ -101,22 +102,38 @@ int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
     return 0;
 }
 
-bool ct_version_same(const struct ct_version *a, const struct ct_version *b)
+static bool same_data(const struct ct_version *a, const struct ct_version *b)
 {
-    return a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
-           a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+    return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns;
 }
 
-int ct_source_check(struct ct_source *s, const struct ct_version *v, struct ct_err *err)
+bool ct_version_same(const struct ct_version *a, const struct ct_version *b)
+{
+    return same_data(a, b) && (a->ctime_ns == b->ctime_ns || a->unlinked || b->unlinked);
+}
+
+static int check(struct ct_source *s, const struct ct_version *v,
+                 bool (*same)(const struct ct_version *, const struct ct_version *),
+                 struct ct_err *err)
 {
     struct ct_version now;
     if (s->ops->version(s, &now, err)) {
         return -1;
     }
-    if (!ct_version_same(&now, v)) {
+    if (!same(&now, v)) {
         return ct_err_set(err, CT_STALE, "the source changed since it was opened");
     }
     return 0;
+}
+
+int ct_source_check(struct ct_source *s, const struct ct_version *v, struct ct_err *err)
+{
+    return check(s, v, ct_version_same, err);
+}
+
+int ct_source_check_data(struct ct_source *s, const struct ct_version *v, struct ct_err *err)
+{
+    return check(s, v, same_data, err);
 }
 
 int ct_write_full(int fd, const void *buf, size_t n, struct ct_err *err)

@@ -23,6 +23,7 @@
 struct ct_version {
     uint64_t dev, ino, size;
     int64_t mtime_ns, ctime_ns;
+    bool unlinked; /* no name leads to it any more; taking the last one away set ctime */
 };
 
 struct ct_source;
@@ -51,6 +52,8 @@ int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
 bool ct_version_same(const struct ct_version *a, const struct ct_version *b);
 /* CT_STALE unless the source's version is still `v`. */
 int ct_source_check(struct ct_source *s, const struct ct_version *v, struct ct_err *err);
+/* The same without ctime, which chmod and link change too: for bytes that a tag authenticates. */
+int ct_source_check_data(struct ct_source *s, const struct ct_version *v, struct ct_err *err);
 void ct_version_of(const struct stat *st, struct ct_version *v);
 
 /* All n bytes or -1 (CT_IO; ENOSPC is kept in err->sys). */

@@ -119,6 +119,15 @@ struct ct_model *kvfs_content_as_model(const struct kvfs_content *c)
     return c->model;
 }
 
+int kvfs_content_check(struct kvfs_content *c, struct ct_err *err)
+{
+    if (c->model) {
+        return ct_model_check(c->model, err);
+    }
+    /* What was read whole and verified is in memory: its source may go. */
+    return c->head ? 0 : ct_source_check(c->source, &c->version, err);
+}
+
 uint32_t kvfs_content_extents(const struct kvfs_content *c)
 {
     if (c->model) {

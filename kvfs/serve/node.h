@@ -22,6 +22,7 @@
 #include "kvfs/serve/prefetch.h"
 
 struct kvfs_serve;
+struct kvfs_shared;
 
 enum kvfs_node_kind { KVFS_NODE_DIR, KVFS_NODE_LINK, KVFS_NODE_FILE, KVFS_NODE_STATUS };
 
@@ -53,22 +54,65 @@ struct kvfs_node {
     uint64_t lookups; /* references the kernel holds; guarded by the table's lock */
     char **paths;     /* every name it goes by, relative to SRC, "" is the root */
     size_t path_count;
-    struct stat st; /* as the view shows it */
+    struct stat st; /* of the source; attributes are made from it (ops_tree.c) */
+    char *target;   /* LINK */
 
     /* FILE only */
     struct ct_version version;
     struct kvfs_verdict verdict;
     struct ct_measure measure; /* MODEL */
 
+    pthread_mutex_t opening; /* held while the content is made: openers share the work */
+
     pthread_mutex_t lock;         /* guards what follows */
     struct kvfs_content *content; /* while open (kept while pinned) */
     bool pinned;                  /* was opened: under update=pin its names keep yielding it */
     bool stale;                   /* its source changed: every uncached read is ESTALE */
     unsigned open_count;
+    unsigned busy; /* opens on their way: keeps the node as an open does */
     struct ct_err last_error;
     struct kvfs_damage_memo *damage;
     struct kvfs_streams streams;
     struct kvfs_node_stats stats;
 };
+
+/* ---- the table (node.c); thread-safe ---- */
+
+struct kvfs_table;
+
+struct kvfs_table *kvfs_table_new(struct kvfs_shared *shared, struct ct_err *err);
+
+/* The node of an id, NULL if the kernel should not know it. Valid while the kernel holds it. */
+struct kvfs_node *kvfs_table_get(struct kvfs_table *t, uint64_t id);
+
+/* What lookup needs to know of a name; verdict and target are taken over. */
+struct kvfs_found {
+    enum kvfs_node_kind kind;
+    struct stat st;            /* of the source */
+    struct ct_version version; /* FILE */
+    struct kvfs_verdict verdict;
+    struct ct_measure measure;
+    char *target; /* LINK */
+};
+
+/* The node for a name: the one that has this file, version and verdict, else a new one. Counts one
+ * lookup. Takes what `found` owns, also on failure. */
+struct kvfs_node *kvfs_table_put(struct kvfs_table *t, const char *path, struct kvfs_found *found,
+                                 struct ct_err *err);
+/* The node that a name is pinned to, with one lookup counted; NULL if it is not pinned. */
+struct kvfs_node *kvfs_table_pinned(struct kvfs_table *t, const char *path);
+/* From now on all names of the node yield it. */
+void kvfs_table_pin(struct kvfs_table *t, struct kvfs_node *node);
+/* Forgets all pins: calls fn(ctx, parent id, name) for each name, without a lock. */
+void kvfs_table_unpin_all(struct kvfs_table *t,
+                          void (*fn)(void *ctx, uint64_t parent, const char *name), void *ctx);
+/* The kernel drops n references. The last one frees the node, unless it is pinned or open. */
+void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n);
+/* Calls fn for every node; the table is locked meanwhile. */
+void kvfs_table_each(struct kvfs_table *t, void (*fn)(void *ctx, struct kvfs_node *node),
+                     void *ctx);
+/* A copy of the node's names, to be freed with kvfs_paths_free(); NULL without memory. */
+char **kvfs_table_paths(struct kvfs_table *t, const struct kvfs_node *node, size_t *count);
+void kvfs_paths_free(char **paths, size_t count);
 
 #endif

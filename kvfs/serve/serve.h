@@ -11,6 +11,7 @@
 
 #include <stdatomic.h>
 
+#include "format/base/log.h"
 #include "format/keyring.h"
 #include "format/policy/policy.h"
 #include "kvfs/mount/config.h"
@@ -18,8 +19,7 @@
 #include "kvfs/serve/chunks.h"
 #include "kvfs/serve/node.h"
 
-struct kvfs_table; /* node.c */
-struct kvfs_ops;
+struct kvfs_judge; /* judge.c */
 
 struct kvfs_serve {
     struct kvfs_config config;
@@ -27,10 +27,12 @@ struct kvfs_serve {
     struct ct_keysource *keys; /* the seam: a keyring now, an exchange later */
     struct kvfs_shared *shared;
     struct kvfs_table *table;
+    struct kvfs_judge *judge;
     struct kvfs_chunks *chunks;
     struct fuse_session *session;
     atomic_bool sealed;
-    int control; /* KVFS_FD_CONTROL */
+    int control;     /* KVFS_FD_CONTROL */
+    int64_t started; /* seconds since the epoch */
 };
 
 /* ---- source.c: what the supervisor opens for us ---- */
@@ -48,6 +50,53 @@ int kvfs_source_open_key(void *serve, const char *path, struct ct_err *err); /* 
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 
+/* ---- judge.c: what a name is, and what vouches for it ---- */
+struct kvfs_judge *kvfs_judge_new(struct ct_err *err);
+/* Judges the name `path` of the view ("" is the root). 0: `found` and `opened` are filled and owned
+ * by the caller (kvfs_found_release(), kvfs_opened_release()); opened->fd is -1 for what cannot be
+ * opened. -1: CT_NOTFOUND when the view does not show it; CT_NOMEM. A file that is refused is
+ * found. */
+int kvfs_judge_path(struct kvfs_serve *s, const char *path, struct kvfs_found *found,
+                    struct kvfs_opened *opened, struct ct_err *err);
+void kvfs_found_release(struct kvfs_found *f);
+/* "x.cryptotensors" → "x.safetensors" in place of the name that readdir shows; false: not shown. */
+bool kvfs_judge_view_name(const char *name, char *out, size_t cap);
+/* The manifest that governs a directory, as [{directory, generation, digest, error, missing:[…]}].
+ */
+json_t *kvfs_judge_manifests(struct kvfs_serve *s);
+/* Forgets what manifests were read: for reload. */
+void kvfs_judge_reload(struct kvfs_serve *s);
+
+/* ---- ops_tree.c, ops_open.c ---- */
+extern const struct fuse_lowlevel_ops kvfs_ops;
+void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+/* Opens a file as a reader with this uid would; what require-all does for each. */
+int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err);
+/* Attributes as the view shows them. */
+void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, struct stat *st);
+
+/* ---- statusdir.c: `.kvfs/` ---- */
+enum { KVFS_STATUS_FILES = 4 };
+#define KVFS_STATUS_DIR (UINT64_C(1) << 62) /* its files follow */
+bool kvfs_status_is(uint64_t id);
+/* Id of a name in `.kvfs`, 0 if there is none. */
+uint64_t kvfs_status_lookup(const char *name);
+void kvfs_status_attributes(const struct kvfs_serve *s, uint64_t id, struct stat *st);
+const char *kvfs_status_name(unsigned i);
+/* The content of a file as it is now, appended. */
+int kvfs_status_content(struct kvfs_serve *s, uint64_t id, struct ct_buf *out, struct ct_err *err);
+void kvfs_status_start(void); /* before the sandbox: opens what it will need */
+
+/* ---- xattr.c ---- */
+void kvfs_op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void kvfs_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+
+/* ---- scan.c: what is there, before the mount answers ---- */
+/* CT_NOTFOUND when nothing is encrypted; with require_all the first refusal. `text` says what the
+ * user should know. */
+int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err);
+
 /* ---- reply.c ---- */
 /* The only function that hands file data to the kernel: tests the seal first. Answers `req`. */
 void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *iov, int count);
@@ -57,7 +106,8 @@ void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *no
                       const struct ct_err *err);
 /* Recent failures, newest last, as a JSON array of {time,path,error,errno,pid,uid,message}. */
 json_t *kvfs_reply_recent(void);
-/* Recent log lines as text. */
+/* The worker's log sink: standard error, and the latest lines. */
+void kvfs_log_sink(void *ctx, enum ct_level level, const char *line);
 void kvfs_log_recent(struct ct_buf *out);
 
 /* ---- seal.c ---- */

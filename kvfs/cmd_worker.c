@@ -1,0 +1,17 @@
+#include <stdlib.h>
+
+#include "format/base/secret.h"
+#include "kvfs/kvfs.h"
+#include "kvfs/mount/sandbox.h"
+#include "kvfs/serve/worker.h"
+
+int cmd_worker(int argc, char **argv)
+{
+    static const struct kvfs_sandbox sandbox = {kvfs_sandbox_drop, kvfs_sandbox_close};
+    (void)argc;
+    (void)argv;
+    if (ct_secret_init(NULL)) {
+        return KVFS_FAILED;
+    }
+    return kvfs_worker_run(&sandbox);
+}

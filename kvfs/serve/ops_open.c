@@ -1,0 +1,326 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kvfs/serve/serve.h"
+
+struct opening {
+    struct kvfs_serve *s;
+    fuse_req_t req;
+    struct kvfs_node *node;
+    struct fuse_file_info fi;
+    unsigned uid;
+};
+
+/* ---- the policy ---- */
+
+/* The name of the model that a file belongs to: the path of its directory in the mount. */
+static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
+{
+    char shown[PATH_MAX + 1];
+    char model[PATH_MAX];
+    (void)snprintf(shown, sizeof(shown), "/%s", path);
+    (void)snprintf(model, sizeof(model), "%s", path);
+    char *slash = strrchr(model, '/');
+    *(slash ? slash : model) = '\0';
+    json_t *input = ct_policy_input(&(struct ct_policy_context){
+        .uid = uid, .unix_time = time(NULL), .path = shown, .model = model});
+    if (!input) {
+        ct_err_set(err, CT_POLICY, "no policy input can be made: the path is not UTF-8");
+    }
+    return input;
+}
+
+/* A file with several names is opened only when the policy allows each of them: the kernel does not
+ * say which one was used. */
+static int ask_policy(struct kvfs_serve *s, const struct kvfs_node *node, const struct ct_model *m,
+                      unsigned uid, struct ct_err *err)
+{
+    size_t n = 0;
+    char **paths = kvfs_table_paths(s->table, node, &n);
+    int r = paths ? 0 : ct_err_set(err, CT_NOMEM, "no memory for a path");
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        json_t *input = input_of(paths[i], uid, err);
+        r = input ? ct_model_allow(m, input, err) : -1;
+        json_decref(input);
+    }
+    if (paths) {
+        kvfs_paths_free(paths, n);
+    }
+    return r;
+}
+
+/* ---- making the content ---- */
+
+static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_found *f,
+                                       struct ct_source *source, const char *path, unsigned uid,
+                                       struct ct_err *err)
+{
+    struct ct_model *m = NULL;
+    json_t *input = input_of(path, uid, err);
+    if (!input) {
+        ct_source_close(source);
+        return NULL;
+    }
+    struct ct_open how = {
+        .source = source,
+        .version = f->version,
+        .keys = s->keys,
+        .manifest = f->verdict.manifest,
+        .path = f->verdict.entry ? f->verdict.entry->path : "",
+        .refuse_unencrypted = s->config.plain == KVFS_PLAIN_NONE,
+        .policy_input = input,
+    };
+    int r = ct_model_open(&how, &m, err);
+    json_decref(input);
+    if (r) {
+        return NULL;
+    }
+    if (ct_model_view_size(m) != f->measure.view_size) {
+        ct_model_unref(m);
+        ct_err_set(err, CT_MALFORMED, "the header's size is not what it seemed");
+        return NULL;
+    }
+    return kvfs_content_model(m, err);
+}
+
+static struct kvfs_content *make_content(struct kvfs_serve *s, struct kvfs_found *f,
+                                         struct kvfs_opened *opened, const char *path, unsigned uid,
+                                         struct ct_err *err)
+{
+    if (f->verdict.kind == KVFS_VERDICT_REFUSED) {
+        *err = f->verdict.why;
+        return NULL;
+    }
+    int fd = opened->fd;
+    opened->fd = -1;
+    struct ct_source *source = ct_source_fd(fd, err);
+    if (!source) {
+        return NULL;
+    }
+    return f->verdict.kind == KVFS_VERDICT_MODEL
+               ? open_model(s, f, source, path, uid, err)
+               : kvfs_content_file(source, &f->version, f->verdict.manifest, f->verdict.entry, err);
+}
+
+static bool same_file(const struct kvfs_node *n, const struct kvfs_found *f)
+{
+    return f->kind == KVFS_NODE_FILE && ct_version_same(&n->version, &f->version) &&
+           n->verdict.kind == f->verdict.kind && n->verdict.entry == f->verdict.entry;
+}
+
+/* With node->opening held. The source is judged again, since time has passed since the lookup. */
+static int first_open(struct kvfs_serve *s, struct kvfs_node *node, unsigned uid,
+                      struct ct_err *err)
+{
+    struct kvfs_found f;
+    struct kvfs_opened opened;
+    size_t n = 0;
+    char **paths = kvfs_table_paths(s->table, node, &n);
+    if (!paths || n == 0) {
+        return ct_err_set(err, CT_NOMEM, "no memory for a path");
+    }
+    struct kvfs_content *c = NULL;
+    if (kvfs_judge_path(s, paths[0], &f, &opened, err) == 0) {
+        if (same_file(node, &f)) {
+            c = make_content(s, &f, &opened, paths[0], uid, err);
+        } else {
+            ct_err_set(err, CT_STALE, "the source changed since it was looked up");
+        }
+        kvfs_found_release(&f);
+        kvfs_opened_release(&opened);
+    }
+    kvfs_paths_free(paths, n);
+    if (!c) {
+        return -1;
+    }
+    pthread_mutex_lock(&node->lock);
+    node->content = c;
+    pthread_mutex_unlock(&node->lock);
+    return 0;
+}
+
+/* The node's content, referenced; made if need be, and the policy asked in any case. */
+static struct kvfs_content *content_of(struct kvfs_serve *s, struct kvfs_node *node, unsigned uid,
+                                       struct ct_err *err)
+{
+    if (node->verdict.kind == KVFS_VERDICT_REFUSED) {
+        *err = node->verdict.why;
+        return NULL;
+    }
+    pthread_mutex_lock(&node->opening);
+    pthread_mutex_lock(&node->lock);
+    struct kvfs_content *c = node->content ? kvfs_content_ref(node->content) : NULL;
+    bool stale = node->stale;
+    pthread_mutex_unlock(&node->lock);
+    int r = stale ? ct_err_set(err, CT_STALE, "the source changed since it was opened") : 0;
+    if (r == 0 && c) {
+        r = kvfs_content_check(c, err);
+    } else if (r == 0 && (r = first_open(s, node, uid, err)) == 0) {
+        c = kvfs_content_ref(node->content);
+    }
+    pthread_mutex_unlock(&node->opening);
+    struct ct_model *m = c ? kvfs_content_as_model(c) : NULL;
+    if (r == 0 && m) {
+        r = ask_policy(s, node, m, uid, err);
+    }
+    if (r) {
+        kvfs_content_unref(c);
+        return NULL;
+    }
+    return c;
+}
+
+/* ---- the node's life around opens ---- */
+
+static void begin(struct kvfs_node *node)
+{
+    pthread_mutex_lock(&node->lock);
+    node->busy++;
+    pthread_mutex_unlock(&node->lock);
+}
+
+/* The last one that has a node open, not pinned, takes its content with it. */
+static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
+{
+    struct kvfs_content *drop = NULL;
+    pthread_mutex_lock(&node->lock);
+    if (close) {
+        node->open_count--;
+    } else {
+        node->busy--;
+    }
+    if (!node->open_count && !node->busy && !node->pinned) {
+        drop = node->content;
+        node->content = NULL;
+    }
+    pthread_mutex_unlock(&node->lock);
+    if (drop) {
+        kvfs_chunks_drop(s->chunks, node);
+        kvfs_content_unref(drop);
+    }
+    kvfs_table_forget(s->table, node->id, 0);
+}
+
+static void handle_free(struct kvfs_handle *h)
+{
+    kvfs_content_unref(h->content);
+    ct_buf_free(&h->snapshot);
+    free(h);
+}
+
+static void do_open(void *arg)
+{
+    struct opening *o = arg;
+    struct kvfs_serve *s = o->s;
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    struct kvfs_content *c = h ? content_of(s, o->node, o->uid, &err) : NULL;
+    if (!c) {
+        if (!h) {
+            ct_err_set(&err, CT_NOMEM, "no memory to open a file");
+        }
+        free(h);
+        kvfs_reply_error(s, o->req, o->node, &err);
+        end(s, o->node, false);
+        free(o);
+        return;
+    }
+    h->node = o->node;
+    h->content = c;
+    h->direct = (o->fi.flags & O_DIRECT) != 0;
+    pthread_mutex_lock(&o->node->lock);
+    o->node->open_count++;
+    pthread_mutex_unlock(&o->node->lock);
+    __atomic_fetch_add(&o->node->stats.opens, 1, __ATOMIC_RELAXED);
+    if (s->config.update == KVFS_UPDATE_PIN) {
+        kvfs_table_pin(s->table, o->node);
+    }
+    o->fi.fh = (uintptr_t)h;
+    o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
+    o->fi.noflush = 1;
+    if (fuse_reply_open(o->req, &o->fi)) {
+        handle_free(h); /* the opener is gone */
+        end(s, o->node, true);
+    }
+    end(s, o->node, false);
+    free(o);
+}
+
+static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
+                        struct fuse_file_info *fi)
+{
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    if (!h || kvfs_status_content(s, ino, &h->snapshot, &err)) {
+        free(h);
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    fi->fh = (uintptr_t)h;
+    fi->direct_io = 1; /* its size is not known before */
+    if (fuse_reply_open(req, fi)) {
+        handle_free(h);
+    }
+}
+
+void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct kvfs_serve *s = fuse_req_userdata(req);
+    struct ct_err err = CT_ERR_INIT;
+    if ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC) {
+        fuse_reply_err(req, EROFS);
+        return;
+    }
+    if (kvfs_status_is(ino)) {
+        open_status(s, req, ino, fi);
+        return;
+    }
+    struct kvfs_node *node = kvfs_table_get(s->table, ino);
+    if (!node || node->kind != KVFS_NODE_FILE) {
+        fuse_reply_err(req, ESTALE);
+        return;
+    }
+    if (atomic_load(&s->sealed)) {
+        ct_err_set(&err, CT_SEALED, "the mount is sealed");
+        kvfs_reply_error(s, req, node, &err);
+        return;
+    }
+    struct opening *o = malloc(sizeof(*o));
+    if (!o) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    *o = (struct opening){s, req, node, *fi, fuse_req_ctx(req)->uid};
+    begin(node);
+    kvfs_chunks_run(s->chunks, do_open, o);
+}
+
+void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct kvfs_serve *s = fuse_req_userdata(req);
+    struct kvfs_handle *h = (struct kvfs_handle *)(uintptr_t)fi->fh;
+    struct kvfs_node *node = h->node;
+    handle_free(h);
+    if (node) {
+        end(s, node, true);
+    }
+    fuse_reply_err(req, 0);
+}
+
+int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err)
+{
+    struct kvfs_found f;
+    struct kvfs_opened opened;
+    if (kvfs_judge_path(s, path, &f, &opened, err)) {
+        return -1;
+    }
+    struct kvfs_content *c = make_content(s, &f, &opened, path, s->config.uid, err);
+    kvfs_found_release(&f);
+    kvfs_opened_release(&opened);
+    kvfs_content_unref(c);
+    return c ? 0 : -1;
+}

@@ -1,0 +1,129 @@
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kvfs/serve/serve.h"
+
+/* One request at a time: a round trip costs some 20 µs, and replies carry no number. */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+static struct kvfs_request request_of(enum kvfs_request_type type, const char *path,
+                                      const char *text)
+{
+    struct kvfs_request q;
+    memset(&q, 0, sizeof(q));
+    q.type = type;
+    q.size = sizeof(q);
+    (void)snprintf(q.path, sizeof(q.path), "%s", path);
+    (void)snprintf(q.text, sizeof(q.text), "%s", text);
+    return q;
+}
+
+static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *path,
+               struct kvfs_reply *reply, int *fd, struct ct_err *err)
+{
+    *fd = -1;
+    if (strlen(path) >= PATH_MAX) {
+        return ct_err_set(err, CT_NOTFOUND, "the path is too long");
+    }
+    struct kvfs_request q = request_of(type, path, "");
+    pthread_mutex_lock(&turn);
+    int r = kvfs_control_send(s->control, &q, sizeof(q), -1, false, err);
+    if (r == 0) {
+        r = kvfs_control_recv(s->control, reply, sizeof(*reply), fd, err);
+        r = r == 1 ? 0 : r == 0 ? ct_err_set(err, CT_IO, "the supervisor is gone") : -1;
+    }
+    pthread_mutex_unlock(&turn);
+    if (r) {
+        return -1;
+    }
+    reply->target[sizeof(reply->target) - 1] = '\0';
+    reply->text[sizeof(reply->text) - 1] = '\0';
+    return 0;
+}
+
+static int refusal(const struct kvfs_reply *reply, struct ct_err *err)
+{
+    switch (reply->error) {
+    case ENOENT:
+    case ENOTDIR:
+        return ct_err_set(err, CT_NOTFOUND, "no such file");
+    case EXDEV:
+        return ct_err_set(err, CT_LEAVES, "%s", reply->text);
+    case ELOOP:
+        return ct_err_set(err, CT_LEAVES,
+                          "too many links, or one that leads nowhere in the source");
+    default:
+        return ct_err_sys(err, reply->error, "open");
+    }
+}
+
+int kvfs_source_open(struct kvfs_serve *s, const char *path, struct kvfs_opened *out,
+                     struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    *out = (struct kvfs_opened){.fd = -1};
+    if (ask(s, KVFS_REQ_OPEN, path, &reply, &out->fd, err)) {
+        return -1;
+    }
+    out->st = reply.st;
+    out->is_link = reply.is_link;
+    if (reply.is_link && !(out->target = strdup(reply.target))) {
+        kvfs_opened_release(out);
+        return ct_err_set(err, CT_NOMEM, "no memory for a link");
+    }
+    if (reply.error) {
+        if (out->fd >= 0) {
+            close(out->fd);
+            out->fd = -1;
+        }
+        return refusal(&reply, err);
+    }
+    return 0;
+}
+
+void kvfs_opened_release(struct kvfs_opened *o)
+{
+    if (o->fd >= 0) {
+        close(o->fd);
+    }
+    free(o->target);
+    *o = (struct kvfs_opened){.fd = -1};
+}
+
+int kvfs_source_open_key(void *serve, const char *path, struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    if (ask(serve, KVFS_REQ_OPEN_KEY, path, &reply, &fd, err)) {
+        return -1;
+    }
+    if (reply.error) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return refusal(&reply, err);
+    }
+    return fd >= 0 ? fd : ct_err_set(err, CT_NOTFOUND, "no such key file");
+}
+
+static int tell(struct kvfs_serve *s, enum kvfs_request_type type, const char *text)
+{
+    struct kvfs_request q = request_of(type, "", text);
+    pthread_mutex_lock(&turn);
+    int r = kvfs_control_send(s->control, &q, sizeof(q), -1, false, NULL);
+    pthread_mutex_unlock(&turn);
+    return r;
+}
+
+int kvfs_source_ready(struct kvfs_serve *s, const char *text)
+{
+    return tell(s, KVFS_REQ_READY, text);
+}
+
+int kvfs_source_failed(struct kvfs_serve *s, const char *text)
+{
+    return tell(s, KVFS_REQ_FAILED, text);
+}

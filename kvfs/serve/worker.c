@@ -1,0 +1,182 @@
+#include "kvfs/serve/worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvfs/serve/serve.h"
+
+enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20 };
+
+/* ---- start ---- */
+
+static int take_hello(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_err *err)
+{
+    if (kvfs_control_recv(KVFS_FD_CONTROL, hello, sizeof(*hello), NULL, err) != 1) {
+        return ct_err_set(err, CT_IO, "the supervisor said nothing");
+    }
+    if (hello->size != sizeof(*hello) || hello->key_count > KVFS_KEY_FILES_MAX) {
+        return ct_err_set(err, CT_USAGE, "supervisor and worker are not the same program");
+    }
+    s->config = hello->config;
+    s->control = KVFS_FD_CONTROL;
+    s->started = time(NULL);
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, KVFS_FD_SHARED, 0);
+    if (page == MAP_FAILED) {
+        return ct_err_sys(err, errno, "shared page");
+    }
+    s->shared = page;
+    close(KVFS_FD_SHARED);
+    return 0;
+}
+
+static int read_keys(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_err *err)
+{
+    s->keyring = ct_keyring_new(err);
+    if (!s->keyring) {
+        return -1;
+    }
+    for (uint32_t i = 0; i < hello->key_count; i++) {
+        ct_autobuf text = {0};
+        int fd = KVFS_FD_KEYS + (int)i;
+        hello->key_names[i][sizeof(hello->key_names[i]) - 1] = '\0';
+        int r = ct_read_fd(fd, KEY_FILE_MAX, &text, err) ||
+                ct_keyring_add(s->keyring, text.data, text.len, hello->key_names[i], err);
+        close(fd);
+        if (r) {
+            return ct_err_wrap(err, "key file %s", hello->key_names[i]);
+        }
+    }
+    if (s->config.have_key_dir) {
+        ct_keyring_set_jku(s->keyring, kvfs_source_open_key, s);
+    }
+    s->keys = ct_keyring_source(s->keyring);
+    return 0;
+}
+
+void kvfs_op_init(void *userdata, struct fuse_conn_info *conn);
+
+void kvfs_op_init(void *userdata, struct fuse_conn_info *conn)
+{
+    (void)userdata;
+    /* Parked requests do not hold up a FUSE thread, so many may be under way. */
+    conn->max_background = 64;
+    conn->congestion_threshold = 48;
+    conn->max_readahead = MAX_READ;
+    conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_WRITE |
+                              FUSE_CAP_SPLICE_MOVE | FUSE_CAP_SPLICE_READ);
+    conn->want |=
+        conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
+                         FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS);
+}
+
+static int open_session(struct kvfs_serve *s, struct ct_err *err)
+{
+    char *argv[] = {(char[]){"kvfs"}, NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+    char fd[32];
+    (void)snprintf(fd, sizeof(fd), "/dev/fd/%d", KVFS_FD_FUSE);
+    s->session = fuse_session_new(&args, &kvfs_ops, sizeof(kvfs_ops), s);
+    if (!s->session || fuse_session_mount(s->session, fd)) {
+        return ct_err_set(err, CT_IO, "the FUSE session cannot be made");
+    }
+    return 0;
+}
+
+/* The root is node 1 before anybody asks for it. */
+static int make_root(struct kvfs_serve *s, struct ct_err *err)
+{
+    struct kvfs_opened opened;
+    struct kvfs_found root = {.kind = KVFS_NODE_DIR};
+    if (kvfs_source_open(s, "", &opened, err)) {
+        return -1;
+    }
+    root.st = opened.st;
+    kvfs_opened_release(&opened);
+    return kvfs_table_put(s->table, "", &root, err) ? 0 : -1;
+}
+
+/* ---- the supervisor's end ---- */
+
+static void *watch(void *arg)
+{
+    struct kvfs_serve *s = arg;
+    struct pollfd p = {.fd = s->control, .events = POLLRDHUP};
+    /* Replies are read by who asked; here only the end of the other side matters. */
+    while (poll(&p, 1, -1) < 0 || !(p.revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+        if (p.revents & POLLNVAL) {
+            break;
+        }
+    }
+    kvfs_seal(s, "the supervisor is gone");
+    _exit(1);
+}
+
+/* ---- serving ---- */
+
+static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, struct ct_err *err)
+{
+    static struct kvfs_hello hello; /* 90 KiB */
+    if (take_hello(s, &hello, err)) {
+        return -1;
+    }
+    ct_log_set_level((enum ct_level)s->config.log_level);
+    ct_log_set_sink(kvfs_log_sink, NULL);
+    kvfs_status_start();
+    tzset();
+    if (sandbox->drop(&s->config, err) || read_keys(s, &hello, err) || open_session(s, err) ||
+        !(s->table = kvfs_table_new(s->shared, err)) || !(s->judge = kvfs_judge_new(err)) ||
+        make_root(s, err)) {
+        return -1;
+    }
+    /* Loads what OpenSSL loads late, while there are paths. */
+    uint8_t key[CT_DEK_MAX] = {0};
+    for (enum ct_alg alg = CT_ALG_AES128GCM; alg <= CT_ALG_CHACHA20POLY1305; alg++) {
+        ct_aead_free(ct_aead_new(alg, key, NULL));
+    }
+    return sandbox->close(err);
+}
+
+static int serve(struct kvfs_serve *s, const char *warning)
+{
+    pthread_t watcher;
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+    if (!config || pthread_create(&watcher, NULL, watch, s)) {
+        return 1;
+    }
+    fuse_loop_cfg_set_max_threads(config, 10);
+    fuse_loop_cfg_set_idle_threads(config, 10);
+    fuse_loop_cfg_set_clone_fd(config, 0);
+    if (warning[0]) {
+        ct_log(CT_LOG_WARN, "%s", warning);
+    }
+    if (kvfs_source_ready(s, warning)) {
+        return 1;
+    }
+    int r = fuse_session_loop_mt(s->session, config);
+    fuse_loop_cfg_destroy(config);
+    return r ? 1 : 0;
+}
+
+int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
+{
+    static struct kvfs_serve s;
+    static char warning[KVFS_TEXT_MAX];
+    struct ct_err err = CT_ERR_INIT;
+    s.control = KVFS_FD_CONTROL;
+    if (prepare(&s, sandbox, &err) || kvfs_scan(&s, warning, sizeof(warning), &err) ||
+        !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err))) {
+        kvfs_source_failed(&s, err.msg);
+        return 1;
+    }
+    int r = serve(&s, warning);
+    kvfs_chunks_stop(s.chunks);
+    ct_secret_wipe_all();
+    /* Threads of the session and the watcher end with the process. */
+    return r;
+}
