@@ -2,52 +2,45 @@
 
 #include "format/model_parts.h"
 
-const struct ct_digests *ct_plain_digests(const struct ct_model *m, const struct ct_tensor *t)
-{
-    size_t lo = 0;
-    size_t hi = m->entry ? m->entry->plain_count : 0;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (m->entry->plain[mid].begin < t->begin) {
-            lo = mid + 1;
-        } else {
-            hi = mid;
-        }
-    }
-    bool found = m->entry && lo < m->entry->plain_count && m->entry->plain[lo].begin == t->begin &&
-                 m->entry->plain[lo].end == t->end;
-    return found ? &m->entry->plain[lo] : NULL;
-}
-
-/* Bytes of a message of an encrypted tensor; the last one may be shorter. */
-static uint64_t message_len(const struct ct_model *m, const struct ct_tensor *t)
-{
-    uint64_t len = t->end - t->begin;
-    return m->keys.version == 1 || m->keys.chunk_size > len ? len : m->keys.chunk_size;
-}
+/* Sparse files can claim any size: what is kept for one must stay within bounds. */
+#define BODY_MAX (UINT64_C(1) << 45)
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
 
-void ct_unit_at(const struct ct_model *m, size_t tensor, uint64_t at, struct unit *out)
+/* Bytes of a tensor's messages; the last one may be shorter. */
+static uint64_t message_size(const struct ct_model *m, const struct tensor *t)
 {
-    const struct ct_tensor *t = &m->header->tensors[tensor];
+    uint64_t len = t->end - t->begin;
+    return m->keys.version == 1 ? len : least(m->keys.chunk_size, len);
+}
+
+uint64_t ct_message_begin(const struct ct_model *m, const struct tensor *t, const struct unit *u)
+{
+    return t->begin + u->message * message_size(m, t);
+}
+
+uint64_t ct_message_len(const struct ct_model *m, const struct tensor *t, const struct unit *u)
+{
+    return least(message_size(m, t), t->end - ct_message_begin(m, t, u));
+}
+
+void ct_unit_at(const struct ct_model *m, const struct tensor *t, uint64_t at, struct unit *out)
+{
     uint64_t offset = at - t->begin;
-    *out = (struct unit){.begin = at, .encrypted = m->enc.entries[tensor].encrypted};
-    if (!out->encrypted) {
-        const struct ct_digests *d = ct_plain_digests(m, t);
-        uint64_t piece = d ? d->piece : CT_EXTENT_MAX;
+    *out = (struct unit){.begin = at};
+    if (!t->encrypted) {
+        uint64_t piece = t->digests ? t->digests->piece : CT_EXTENT_MAX;
         out->piece = offset / piece;
         out->len = (uint32_t)least(piece - offset % piece, t->end - at);
         return;
     }
-    uint64_t whole = message_len(m, t);
-    out->message = offset / whole;
-    uint64_t begin = t->begin + out->message * whole;
-    uint64_t len = least(whole, t->end - begin);
-    out->is_long = len > CT_EXTENT_MAX;
+    out->message = offset / message_size(m, t);
+    uint64_t begin = ct_message_begin(m, t, out);
+    uint64_t len = ct_message_len(m, t, out);
+    out->is_long = len > CT_PIECE;
     if (out->is_long) {
         out->piece = (at - begin) / CT_PIECE;
         len = least(CT_PIECE, begin + len - at);
@@ -55,72 +48,71 @@ void ct_unit_at(const struct ct_model *m, size_t tensor, uint64_t at, struct uni
     out->len = (uint32_t)len;
 }
 
-uint64_t ct_long_messages(const struct ct_model *m, size_t tensor)
+static void close_extent(struct ct_buf *all, struct extent *now)
 {
-    const struct ct_tensor *t = &m->header->tensors[tensor];
-    if (!m->enc.entries[tensor].encrypted || t->begin == t->end) {
-        return 0;
+    if (now->len) {
+        ct_buf_put(all, now, sizeof(*now));
     }
-    uint64_t len = t->end - t->begin;
-    uint64_t whole = message_len(m, t);
-    return whole <= CT_EXTENT_MAX ? 0 : len / whole + (len % whole > CT_EXTENT_MAX);
+    now->len = 0;
 }
 
-static int count_longs(struct ct_model *m, struct ct_err *err)
+/* Appends the units of tensor i to the extents; long messages go to `longs` as they begin. */
+static void add_tensor(struct ct_model *m, size_t i, struct extent *now, struct ct_buf *all,
+                       struct ct_buf *longs, uint64_t *pieces)
 {
-    size_t tensors = m->header->tensor_count;
-    for (size_t i = 0; i < tensors; i++) {
-        uint64_t n = ct_long_messages(m, i);
-        if (n && !m->long_first && !(m->long_first = calloc(tensors, sizeof(*m->long_first)))) {
-            return ct_err_set(err, CT_NOMEM, "no memory for %zu tensors", tensors);
+    struct tensor *t = &m->tensors[i];
+    t->first_long = (uint32_t)(longs->len / sizeof(struct long_message));
+    for (uint64_t at = t->begin; at < t->end && !all->failed && !longs->failed;) {
+        struct unit u;
+        ct_unit_at(m, t, at, &u);
+        if (now->len + u.len > CT_EXTENT_MAX) {
+            close_extent(all, now);
         }
-        if (m->long_first) {
-            m->long_first[i] = (uint32_t)m->long_count;
+        if (now->len == 0) {
+            *now = (struct extent){at, 0, (uint32_t)i};
         }
-        m->long_count += n; /* each has a tag in the header, so there are few */
+        if (u.is_long && u.piece == 0) {
+            struct long_message one = {NULL, *pieces};
+            ct_buf_put(longs, &one, sizeof(one));
+            *pieces += ct_piece_count(ct_message_len(m, t, &u));
+        }
+        now->len += u.len;
+        at += u.len;
     }
-    m->longs = calloc(m->long_count ? m->long_count : 1, sizeof(*m->longs));
-    return m->longs ? 0 : ct_err_set(err, CT_NOMEM, "no memory for long messages");
+}
+
+static void *keep(struct ct_model *m, const struct ct_buf *b, size_t size, struct ct_err *err)
+{
+    void *p = ct_arena_alloc(&m->arena, b->len / size, size, err);
+    if (p && b->len) {
+        memcpy(p, b->data, b->len);
+    }
+    return p;
 }
 
 int ct_extents_make(struct ct_model *m, struct ct_err *err)
 {
-    struct ct_buf all = {0};
+    ct_autobuf all = {0};
+    ct_autobuf longs = {0};
     struct extent now = {0};
-    for (size_t i = 0; i < m->header->tensor_count; i++) {
-        const struct ct_tensor *t = &m->header->tensors[i];
-        for (uint64_t at = t->begin; at < t->end;) {
-            struct unit u;
-            ct_unit_at(m, i, at, &u);
-            if (now.len == 0 || now.len + u.len > CT_EXTENT_MAX) {
-                if (now.len) {
-                    ct_buf_put(&all, &now, sizeof(now));
-                }
-                now = (struct extent){at, 0, (uint32_t)i};
-            }
-            now.len += u.len;
-            at += u.len;
-        }
+    uint64_t pieces = 0;
+    if (m->body_len > BODY_MAX) {
+        return ct_err_set(err, CT_UNSUPPORTED, "a body of more than %llu bytes",
+                          (unsigned long long)BODY_MAX);
     }
-    if (now.len) {
-        ct_buf_put(&all, &now, sizeof(now));
+    for (size_t i = 0; i < m->tensor_count; i++) {
+        add_tensor(m, i, &now, &all, &longs, &pieces);
     }
-    size_t n = all.len / sizeof(struct extent);
-    if (ct_buf_ok(&all, err) || n > UINT32_MAX) {
-        ct_buf_free(&all);
-        return ct_err_set(err, CT_NOMEM, "no memory for %zu extents", n);
+    close_extent(&all, &now);
+    m->extent_count = (uint32_t)(all.len / sizeof(struct extent)); /* fits, by BODY_MAX */
+    m->long_count = longs.len / sizeof(struct long_message);
+    if (ct_buf_ok(&all, err) || ct_buf_ok(&longs, err) ||
+        !(m->extents = keep(m, &all, sizeof(struct extent), err)) ||
+        !(m->longs = keep(m, &longs, sizeof(struct long_message), err)) ||
+        (pieces && !(m->pieces = ct_secret_new(pieces * sizeof(struct ct_piece), err)))) {
+        return -1;
     }
-    m->extent_count = (uint32_t)n;
-    m->extents = malloc(n ? all.len : 1);
-    if (m->extents && n) {
-        memcpy(m->extents, all.data, all.len);
-    }
-    ct_buf_free(&all);
-    if (!m->extents) {
-        return ct_err_set(err, CT_NOMEM, "no memory for %zu extents", n);
-    }
-    m->info.memory += n * sizeof(struct extent);
-    return count_longs(m, err);
+    return 0;
 }
 
 uint32_t ct_model_extent_count(const struct ct_model *m)

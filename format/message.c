@@ -1,49 +1,29 @@
 #include "format/message.h"
 
-#include <openssl/rand.h>
 #include <pthread.h>
-#include <sodium.h>
 #include <string.h>
 
 #include "format/aead/stream.h"
-#include "format/base/secret.h"
 
 enum state { UNKNOWN, GOOD, BAD };
-enum { SALT = 32 };
 
 struct ct_message {
     uint8_t iv[CT_IV_LEN];
     uint8_t tag[CT_TAG_LEN];
     uint64_t len, count;
-    struct ct_secret *secret; /* salt, then the digests */
+    struct ct_piece *pieces; /* each written by one thread, read by all once the state is GOOD */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
     enum state state;
-    uint64_t next, done; /* pieces given out, pieces digested */
+    uint64_t next, done; /* pieces given out, pieces shared */
     unsigned active;     /* threads that hold one */
     bool broken;         /* one of them failed to read: start again when all are back */
 };
 
-static uint8_t *salt_of(struct ct_message *m)
-{
-    return ct_secret_bytes(m->secret);
-}
-
-static uint8_t (*digests_of(struct ct_message *m))[CT_PIECE_DIGEST]
-{
-    return (uint8_t(*)[CT_PIECE_DIGEST])(ct_secret_bytes(m->secret) + SALT);
-}
-
-static size_t piece_len(const struct ct_message *m, uint64_t index)
-{
-    uint64_t left = m->len - index * CT_PIECE;
-    return left < CT_PIECE ? (size_t)left : CT_PIECE;
-}
-
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
                                   const uint8_t tag[static CT_TAG_LEN], uint64_t n,
-                                  struct ct_err *err)
+                                  struct ct_piece *pieces, struct ct_err *err)
 {
     struct ct_message *m = calloc(1, sizeof(*m));
     if (!m) {
@@ -53,14 +33,8 @@ struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
     memcpy(m->iv, iv, CT_IV_LEN);
     memcpy(m->tag, tag, CT_TAG_LEN);
     m->len = n;
-    m->count = n / CT_PIECE + (n % CT_PIECE != 0);
-    m->secret = ct_secret_new(SALT + m->count * CT_PIECE_DIGEST, err);
-    if (!m->secret || RAND_priv_bytes(salt_of(m), SALT) != 1) {
-        ct_secret_free(m->secret);
-        free(m);
-        ct_err_set(err, CT_NOMEM, "no memory for a message");
-        return NULL;
-    }
+    m->count = ct_piece_count(n);
+    m->pieces = pieces;
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->changed, NULL);
     return m;
@@ -71,47 +45,49 @@ void ct_message_free(struct ct_message *m)
     if (m) {
         pthread_mutex_destroy(&m->lock);
         pthread_cond_destroy(&m->changed);
-        ct_secret_free(m->secret);
         free(m);
     }
 }
 
-static int mismatch(struct ct_err *err)
-{
-    return ct_err_set(err, CT_TAG, "tag does not match");
-}
+/* What one thread authenticates with. */
+struct helper {
+    struct ct_aead *aead;
+    uint8_t *buf; /* a piece of ciphertext */
+    ct_message_read_fn read;
+    void *ctx;
+};
 
-/* ---- AES-GCM: pieces in any order ---- */
-
-static int digest_piece(struct ct_message *m, struct ct_aead *a, uint64_t index, uint8_t *buf,
-                        ct_message_read_fn read, void *ctx, struct ct_err *err)
+static int share_piece(struct ct_message *m, const struct helper *h, uint64_t index,
+                       struct ct_err *err)
 {
-    size_t n = piece_len(m, index);
-    return read(ctx, index * CT_PIECE, buf, n, err) ||
-                   ct_aead_piece_digest(a, salt_of(m), index, buf, n, digests_of(m)[index], err)
+    uint64_t at = index * CT_PIECE;
+    size_t n = m->len - at < CT_PIECE ? (size_t)(m->len - at) : CT_PIECE;
+    return h->read(h->ctx, at, h->buf, n, err) ||
+                   ct_piece_share(h->aead, m->iv, h->buf, n, &m->pieces[index], err)
                ? -1
                : 0;
 }
 
-/* With the lock held: all pieces are digested. Decides. */
-static int conclude(struct ct_message *m, struct ct_aead *a, struct ct_err *err)
+/* With the lock held: all pieces have given their share. */
+static int conclude(struct ct_message *m, const struct helper *h, struct ct_err *err)
 {
-    const uint8_t(*digests)[CT_PIECE_DIGEST] = (const uint8_t(*)[CT_PIECE_DIGEST])digests_of(m);
-    int r = ct_aead_pieces_check(a, m->iv, digests, m->count, m->len, m->tag, err);
-    if (r == 0) {
+    struct ct_err why = CT_ERR_INIT;
+    if (ct_pieces_check(h->aead, m->iv, m->pieces, m->len, m->tag, &why) == 0) {
         m->state = GOOD;
-    } else if (!err || err->code == CT_TAG) {
+    } else if (why.code == CT_TAG) {
         m->state = BAD;
     } else {
         m->next = m->done = 0;
     }
     pthread_cond_broadcast(&m->changed);
-    return r;
+    if (m->state == UNKNOWN && err) {
+        *err = why;
+    }
+    return m->state == UNKNOWN ? -1 : 0;
 }
 
-/* One step of a thread that helps, with the lock held: a piece, or waiting for the others. */
-static int help(struct ct_message *m, struct ct_aead *a, uint8_t *buf, ct_message_read_fn read,
-                void *ctx, struct ct_err *err)
+/* One step of a thread, with the lock held: a piece, or waiting for the others. */
+static int help(struct ct_message *m, const struct helper *h, struct ct_err *err)
 {
     if (m->broken || m->next == m->count) {
         pthread_cond_wait(&m->changed, &m->lock);
@@ -120,113 +96,61 @@ static int help(struct ct_message *m, struct ct_aead *a, uint8_t *buf, ct_messag
     uint64_t index = m->next++;
     m->active++;
     pthread_mutex_unlock(&m->lock);
-    int r = digest_piece(m, a, index, buf, read, ctx, err);
+    int r = share_piece(m, h, index, err);
     pthread_mutex_lock(&m->lock);
     m->active--;
     m->broken |= r != 0;
-    if (m->broken) {
-        if (m->active == 0) {
-            m->broken = false;
-            m->next = m->done = 0;
-        }
+    if (!m->broken) {
+        return ++m->done == m->count ? conclude(m, h, err) : 0;
+    }
+    if (m->active == 0) {
+        m->broken = false;
+        m->next = m->done = 0;
         pthread_cond_broadcast(&m->changed);
-        return r;
-    }
-    return ++m->done == m->count ? conclude(m, a, err) : 0;
-}
-
-static int authenticate_gcm(struct ct_message *m, struct ct_aead *a, uint8_t *buf,
-                            ct_message_read_fn read, void *ctx, struct ct_err *err)
-{
-    int r = 0;
-    while (r == 0 && m->state == UNKNOWN) {
-        r = help(m, a, buf, read, ctx, err);
     }
     return r;
 }
 
-/* ---- ChaCha20-Poly1305: one thread, in order ---- */
-
-static int poly_whole(struct ct_message *m, struct ct_aead *a, uint8_t *buf,
-                      ct_message_read_fn read, void *ctx, uint8_t tag[static 16],
-                      struct ct_err *err)
-{
-    static const uint8_t zeros[16];
-    crypto_onetimeauth_state poly;
-    uint8_t key[crypto_onetimeauth_KEYBYTES];
-    uint8_t lengths[16] = {0};
-    int r = 0;
-    /* RFC 8439 section 2.6: the one-time key is block 0 of the key stream. */
-    crypto_stream_chacha20_ietf(key, sizeof(key), m->iv, a->key);
-    crypto_onetimeauth_init(&poly, key);
-    for (uint64_t i = 0; i < m->count && r == 0; i++) {
-        r = digest_piece(m, a, i, buf, read, ctx, err);
-        if (r == 0) {
-            crypto_onetimeauth_update(&poly, buf, piece_len(m, i));
-        }
-    }
-    crypto_onetimeauth_update(&poly, zeros, (16 - m->len % 16) % 16);
-    ct_put_le64(lengths + 8, m->len);
-    crypto_onetimeauth_update(&poly, lengths, sizeof(lengths));
-    crypto_onetimeauth_final(&poly, tag);
-    ct_wipe(key, sizeof(key));
-    ct_wipe(&poly, sizeof(poly));
-    return r;
-}
-
-static int authenticate_chacha(struct ct_message *m, struct ct_aead *a, uint8_t *buf,
-                               ct_message_read_fn read, void *ctx, struct ct_err *err)
-{
-    uint8_t tag[16];
-    while (m->active && m->state == UNKNOWN) {
-        pthread_cond_wait(&m->changed, &m->lock);
-    }
-    if (m->state != UNKNOWN) {
-        return 0;
-    }
-    m->active = 1;
-    pthread_mutex_unlock(&m->lock);
-    int r = poly_whole(m, a, buf, read, ctx, tag, err);
-    pthread_mutex_lock(&m->lock);
-    m->active = 0;
-    if (r == 0) {
-        m->state = sodium_memcmp(tag, m->tag, sizeof(tag)) == 0 ? GOOD : BAD;
-    }
-    ct_wipe(tag, sizeof(tag));
-    pthread_cond_broadcast(&m->changed);
-    return r;
-}
-
-/* ---- either ---- */
-
-int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
-                            void *ctx, struct ct_err *err)
+static enum state state_of(struct ct_message *m)
 {
     pthread_mutex_lock(&m->lock);
     enum state state = m->state;
     pthread_mutex_unlock(&m->lock);
-    if (state == UNKNOWN) {
-        if (m->len > ct_aead_message_max(a->alg)) {
-            return ct_err_set(err, CT_MALFORMED, "a message longer than its cipher can have");
-        }
-        ct_autofree uint8_t *buf = malloc(CT_PIECE); /* ciphertext only */
-        if (!buf) {
-            return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
-        }
-        pthread_mutex_lock(&m->lock);
-        int r = a->alg == CT_ALG_CHACHA20POLY1305 ? authenticate_chacha(m, a, buf, read, ctx, err)
-                                                  : authenticate_gcm(m, a, buf, read, ctx, err);
-        state = m->state;
-        pthread_mutex_unlock(&m->lock);
-        if (r && state == UNKNOWN) {
-            return -1;
-        }
+    return state;
+}
+
+static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
+                        struct ct_err *err)
+{
+    ct_autofree uint8_t *buf = malloc(CT_PIECE);
+    if (!buf) {
+        return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
     }
-    return state == GOOD ? 0 : mismatch(err);
+    const struct helper h = {a, buf, read, ctx};
+    int r = 0;
+    pthread_mutex_lock(&m->lock);
+    while (r == 0 && m->state == UNKNOWN) {
+        r = help(m, &h, err);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return r;
+}
+
+int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                            void *ctx, struct ct_err *err)
+{
+    if (m->len > ct_aead_message_max(a->alg)) {
+        /* Its counter would wrap. */
+        return ct_err_set(err, CT_TAG, "a message of this length has no valid tag");
+    }
+    if (state_of(m) == UNKNOWN && authenticate(m, a, read, ctx, err)) {
+        return -1;
+    }
+    return state_of(m) == GOOD ? 0 : ct_err_set(err, CT_TAG, "tag does not match");
 }
 
 int ct_message_open(struct ct_message *m, struct ct_aead *a, uint64_t index, uint8_t *buf, size_t n,
                     struct ct_err *err)
 {
-    return ct_aead_piece_open(a, m->iv, salt_of(m), index, buf, n, digests_of(m)[index], buf, err);
+    return ct_piece_open(a, m->iv, index, &m->pieces[index], buf, n, err);
 }

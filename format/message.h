@@ -1,16 +1,15 @@
 /*
  * One long AEAD message, read in pieces: a version 1 tensor, or a version 2 chunk, of more than
- * CT_PIECE bytes. It is authenticated once as a whole; on the way a secret digest of each piece is
- * kept, and every later read of a piece is compared with it, since the ciphertext in the source is
- * not trusted between two reads. format/aead/README.md says how.
+ * CT_PIECE bytes. It is authenticated once as a whole; on the way something secret is kept of each
+ * piece, with which every later read of the piece is compared, since the ciphertext in the source
+ * is not trusted between two reads. format/aead/README.md says how.
  *
- * Thread-safe. With AES-GCM threads that need the message while it is being authenticated take
- * pieces and help; with ChaCha20-Poly1305 they wait, since Poly1305 is sequential.
+ * Thread-safe: threads that need the message while it is being authenticated take pieces and help.
  */
 #ifndef CT_MESSAGE_H
 #define CT_MESSAGE_H
 
-#include "format/aead/aead.h"
+#include "format/aead/pieces.h"
 #include "format/meta.h"
 
 struct ct_message;
@@ -19,10 +18,11 @@ struct ct_message;
 typedef int (*ct_message_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
                                   struct ct_err *err);
 
-/* n > 0 bytes of ciphertext. */
+/* n > 0 bytes of ciphertext. `pieces` is room for ct_piece_count(n) of them, in secret memory
+ * that is borrowed as long as the message lives. */
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
                                   const uint8_t tag[static CT_TAG_LEN], uint64_t n,
-                                  struct ct_err *err);
+                                  struct ct_piece *pieces, struct ct_err *err);
 void ct_message_free(struct ct_message *m); /* NULL is allowed */
 
 /* Authenticates the message unless that was done. CT_TAG is remembered; any other failure is this

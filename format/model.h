@@ -37,6 +37,9 @@ void ct_model_unref(struct ct_model *m); /* the last one wipes the DEKs; NULL is
 /* Asks the local policy again: at every open. CT_POLICY unless it says exactly true. */
 int ct_model_allow(const struct ct_model *m, const json_t *input, struct ct_err *err);
 
+/* CT_STALE if the source's data is no longer what was opened. */
+int ct_model_check(struct ct_model *m, struct ct_err *err);
+
 const struct ct_version *ct_model_version(const struct ct_model *m);
 /* The view's first bytes, length prefix included; borrowed. */
 const uint8_t *ct_model_header(const struct ct_model *m, size_t *len);

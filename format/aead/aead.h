@@ -1,10 +1,12 @@
 /*
  * The one seam for ciphers. Backends fill `struct ct_aead_ops`; the rest of kvfs calls the
- * functions below and does not know which backend answers.
+ * functions below (and pieces.h) and does not know which backend answers. README.md has the
+ * reasons.
  */
 #ifndef CT_AEAD_H
 #define CT_AEAD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,8 +18,8 @@ size_t ct_alg_key_len(enum ct_alg alg);                 /* 16 or 32; 0 for CT_AL
 const char *ct_alg_name(enum ct_alg alg);               /* "aes256gcm" */
 enum ct_alg ct_alg_parse(const char *text, size_t len); /* case and '-' ignored; NONE if unknown */
 
-/* A key made ready for use. Holds key schedule: lives in wiped memory; one thread at a time. */
-struct ct_aead; /* below */
+/* A key made ready for use. Holds the key schedule: lives in wiped memory; one thread at a time. */
+struct ct_aead;
 
 struct ct_aead *ct_aead_new(enum ct_alg alg, const uint8_t *key, struct ct_err *err);
 /* Loads another key of the same algorithm into it: cheaper than a new one. */
@@ -31,45 +33,39 @@ int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err);
 
+/* The name of the backend that serves an algorithm on this machine. */
+const char *ct_aead_backend(enum ct_alg alg);
+
 /*
- * Pieces: parts of one long message, decrypted one at a time (format/message.h). A piece's digest
- * is 16 bytes that say what its ciphertext was when the message was authenticated; they are secret.
- * A piece begins at a multiple of CT_PIECE in its message.
+ * What a backend provides. Of those that support an algorithm the first in aead.c's table is taken;
+ * openssl.c supports all and is the last. Functions return 0, or -1 on trouble; they are not told
+ * of lengths or algorithms that they cannot have.
  */
-enum { CT_PIECE = 2097152, CT_PIECE_DIGEST = 16 };
-
-/* For AES-GCM the digest is the piece's share of GHASH, under the message's key, so that the
- * digests of all pieces together give the message's tag and may be taken in any order; `salt`
- * is not used. For ChaCha20-Poly1305 it is a one-time Poly1305 under a key derived from `salt` (32
- * secret bytes of the message) and `index`: it says nothing of the tag. */
-int ct_aead_piece_digest(struct ct_aead *a, const uint8_t salt[static 32], uint64_t index,
-                         const uint8_t *in, size_t n, uint8_t digest[static CT_PIECE_DIGEST],
-                         struct ct_err *err);
-/* AES-GCM: whether the `count` digests belong to the message of n bytes with this IV and tag.
- * CT_TAG if not. */
-int ct_aead_pieces_check(struct ct_aead *a, const uint8_t iv[static 12],
-                         const uint8_t (*digests)[CT_PIECE_DIGEST], uint64_t count, uint64_t n,
-                         const uint8_t tag[static 16], struct ct_err *err);
-/* Decrypts piece `index`, whose ciphertext must have this digest. On CT_TAG `out` is zeroed. */
-int ct_aead_piece_open(struct ct_aead *a, const uint8_t iv[static 12],
-                       const uint8_t salt[static 32], uint64_t index, const uint8_t *in, size_t n,
-                       const uint8_t digest[static CT_PIECE_DIGEST], uint8_t *out,
-                       struct ct_err *err);
-
-/* What a backend provides; openssl.c is always there. */
 struct ct_aead_ops {
     const char *name;
-    struct ct_aead *(*create)(enum ct_alg alg, struct ct_err *err);
-    void (*destroy)(struct ct_aead *a);
+    /* Asked at run time: may look at the processor. */
+    bool (*supports)(enum ct_alg alg);
+    struct ct_aead *(*create)(enum ct_alg alg); /* without a key; NULL on trouble */
+    void (*destroy)(struct ct_aead *a);         /* wipes */
     int (*set_key)(struct ct_aead *a, const uint8_t *key);
-    /* IVs have 12 or, for AES-GCM, 16 bytes. open: 0, 1 if the tag fails, -1 on trouble. */
+
+    /* 12-byte IVs; open() also 16-byte ones for AES-GCM, and gives 1 when the tag fails. */
     int (*open)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
                 const uint8_t tag[static 16], uint8_t *out);
     int (*encrypt)(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                    uint8_t *out, uint8_t tag[static 16]);
-    /* AES-GCM: the tag over n bytes of associated data and no plaintext. */
+
+    /* AES-GCM: the tag over n bytes of associated data and no plaintext. IVs as for open(). */
     int (*gmac)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
                 uint8_t tag[static 16]);
+
+    /* ChaCha20-Poly1305: its key stream from `block` on, added to n bytes. */
+    int (*chacha20)(struct ct_aead *a, const uint8_t iv[static 12], uint32_t block,
+                    const uint8_t *in, size_t n, uint8_t *out);
+    /* Poly1305 under a key of its own, over n bytes and the zeros that fill the last block; and
+     * into `more`, unless NULL, the same over one more block of zeros. */
+    int (*poly1305)(struct ct_aead *a, const uint8_t key[static 32], const uint8_t *in, size_t n,
+                    uint8_t mac[static 16], uint8_t *more);
 };
 
 extern const struct ct_aead_ops ct_aead_openssl;
@@ -78,11 +74,6 @@ extern const struct ct_aead_ops ct_aead_openssl;
 struct ct_aead {
     const struct ct_aead_ops *ops;
     enum ct_alg alg;
-    uint8_t key[32];
-    /* AES-GCM, once a piece was asked for: the hash key, its inverse, its power by a whole piece.
-     */
-    int have_h;
-    uint8_t h[16], h_inverse[16], h_piece[16];
 };
 
 #endif

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "format/base/secret.h"
+
 static uint64_t be64(const uint8_t *p)
 {
     uint64_t v = 0;
@@ -47,6 +49,8 @@ void ct_gf128_pow(uint8_t out[static 16], const uint8_t a[static 16], uint64_t e
         ct_gf128_mul(square, square, square);
     }
     memcpy(out, r, 16);
+    ct_wipe(square, sizeof(square));
+    ct_wipe(r, sizeof(r));
 }
 
 void ct_gf128_inverse(uint8_t out[static 16], const uint8_t a[static 16])
@@ -60,4 +64,6 @@ void ct_gf128_inverse(uint8_t out[static 16], const uint8_t a[static 16])
         ct_gf128_mul(r, r, square);
     }
     memcpy(out, r, 16);
+    ct_wipe(square, sizeof(square));
+    ct_wipe(r, sizeof(r));
 }

@@ -1,6 +1,6 @@
 #include <openssl/evp.h>
 #include <pthread.h>
-#include <stdlib.h>
+#include <string.h>
 
 #include "format/aead/aead.h"
 #include "format/base/secret.h"
@@ -10,11 +10,15 @@ enum { STEP = 1 << 30 };
 
 struct ossl {
     struct ct_aead base;
-    EVP_CIPHER_CTX *ctx; /* holds the key; wiped by OpenSSL when freed */
+    EVP_CIPHER_CTX *ctx; /* keyed by set_key(); OpenSSL wipes it when freed */
+    size_t iv_len;
+    EVP_CIPHER_CTX *chacha; /* ChaCha20 alone, under the same key; NULL for AES */
+    EVP_MAC_CTX *poly;
 };
 
 /* Fetched once: an implicit fetch costs more than a small tensor. Never freed. */
-static EVP_CIPHER *ciphers[4];
+static EVP_CIPHER *ciphers[4], *chacha20;
+static EVP_MAC *poly1305;
 static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 
 static void fetch(void)
@@ -22,59 +26,82 @@ static void fetch(void)
     ciphers[CT_ALG_AES128GCM] = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL);
     ciphers[CT_ALG_AES256GCM] = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     ciphers[CT_ALG_CHACHA20POLY1305] = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);
+    chacha20 = EVP_CIPHER_fetch(NULL, "ChaCha20", NULL);
+    poly1305 = EVP_MAC_fetch(NULL, "POLY1305", NULL);
 }
 
-static struct ct_aead *ossl_create(enum ct_alg alg, struct ct_err *err)
+static bool ossl_supports(enum ct_alg alg)
 {
     pthread_once(&fetched, fetch);
-    struct ossl *o = ct_wiping_malloc(sizeof(*o));
-    if (o) {
-        *o = (struct ossl){.base.alg = alg, .ctx = EVP_CIPHER_CTX_new()};
-    }
-    if (!o || !o->ctx || !ciphers[alg]) {
-        if (o) {
-            EVP_CIPHER_CTX_free(o->ctx);
-        }
-        ct_wiping_free(o);
-        ct_err_set(err, CT_NOMEM, "OpenSSL has no %s", ct_alg_name(alg));
-        return NULL;
-    }
-    return &o->base;
+    return ciphers[alg] && (alg != CT_ALG_CHACHA20POLY1305 || (chacha20 && poly1305));
 }
 
 static void ossl_destroy(struct ct_aead *a)
 {
     struct ossl *o = (struct ossl *)a;
     EVP_CIPHER_CTX_free(o->ctx);
+    EVP_CIPHER_CTX_free(o->chacha);
+    EVP_MAC_CTX_free(o->poly);
     ct_wiping_free(o);
+}
+
+static EVP_CIPHER_CTX *context_of(const EVP_CIPHER *cipher)
+{
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    if (ctx && EVP_CipherInit_ex(ctx, cipher, NULL, NULL, NULL, 0) == 1) {
+        return ctx;
+    }
+    EVP_CIPHER_CTX_free(ctx);
+    return NULL;
+}
+
+static struct ct_aead *ossl_create(enum ct_alg alg)
+{
+    struct ossl *o = ct_wiping_malloc(sizeof(*o));
+    bool stream = alg == CT_ALG_CHACHA20POLY1305;
+    if (!o) {
+        return NULL;
+    }
+    *o = (struct ossl){.ctx = context_of(ciphers[alg]), .iv_len = 12};
+    if (stream) {
+        o->chacha = context_of(chacha20);
+        o->poly = EVP_MAC_CTX_new(poly1305);
+    }
+    if (!o->ctx || (stream && (!o->chacha || !o->poly))) {
+        ossl_destroy(&o->base);
+        return NULL;
+    }
+    return &o->base;
 }
 
 static int ossl_set_key(struct ct_aead *a, const uint8_t *key)
 {
-    /* Nothing to prepare: set_iv() gives key and IV together, since the direction may change. */
-    (void)a;
-    (void)key;
-    return 0;
-}
-
-static int set_iv(struct ct_aead *a, const uint8_t *iv, size_t iv_len, int encrypt)
-{
     struct ossl *o = (struct ossl *)a;
-    if (EVP_CipherInit_ex(o->ctx, ciphers[a->alg], NULL, NULL, NULL, encrypt) != 1 ||
-        EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_SET_IVLEN, (int)iv_len, NULL) != 1 ||
-        EVP_CipherInit_ex(o->ctx, NULL, NULL, a->key, iv, encrypt) != 1) {
+    if (EVP_CipherInit_ex(o->ctx, NULL, NULL, key, NULL, 0) != 1 ||
+        (o->chacha && EVP_CipherInit_ex(o->chacha, NULL, NULL, key, NULL, 1) != 1)) {
         return -1;
     }
     return 0;
 }
 
-static int update(struct ct_aead *a, uint8_t *out, const uint8_t *in, size_t n)
+/* The key stays; the direction may change. */
+static int set_iv(struct ossl *o, const uint8_t *iv, size_t iv_len, int encrypt)
 {
-    struct ossl *o = (struct ossl *)a;
+    if (o->iv_len != iv_len) {
+        if (EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_SET_IVLEN, (int)iv_len, NULL) != 1) {
+            return -1;
+        }
+        o->iv_len = iv_len;
+    }
+    return EVP_CipherInit_ex(o->ctx, NULL, NULL, NULL, iv, encrypt) == 1 ? 0 : -1;
+}
+
+static int update(EVP_CIPHER_CTX *ctx, uint8_t *out, const uint8_t *in, size_t n)
+{
     while (n) {
         int done = 0;
         int step = n < STEP ? (int)n : STEP;
-        if (EVP_CipherUpdate(o->ctx, out, &done, in, step) != 1 || done != step) {
+        if (EVP_CipherUpdate(ctx, out, &done, in, step) != 1 || done != step) {
             return -1;
         }
         in += step;
@@ -90,42 +117,85 @@ static int ossl_open(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const 
     struct ossl *o = (struct ossl *)a;
     uint8_t none[16];
     int done = 0;
-    if (set_iv(a, iv, iv_len, 0) || update(a, out, in, n) ||
+    if (set_iv(o, iv, iv_len, 0) || update(o->ctx, out, in, n) ||
         EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_SET_TAG, 16, (void *)tag) != 1) {
         return -1;
     }
     return EVP_CipherFinal_ex(o->ctx, none, &done) == 1 ? 0 : 1;
 }
 
-static int finish(struct ct_aead *a, uint8_t tag[static 16])
+static int finish(struct ossl *o, uint8_t tag[static 16])
 {
-    struct ossl *o = (struct ossl *)a;
     uint8_t none[16];
     int done = 0;
-    return EVP_CipherFinal_ex(o->ctx, none, &done) == 1 &&
-                   EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_GET_TAG, 16, tag) == 1
-               ? 0
-               : -1;
+    bool good = EVP_CipherFinal_ex(o->ctx, none, &done) == 1 &&
+                EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_GET_TAG, 16, tag) == 1;
+    return good ? 0 : -1;
 }
 
 static int ossl_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                         uint8_t *out, uint8_t tag[static 16])
 {
-    return set_iv(a, iv, 12, 1) || update(a, out, in, n) || finish(a, tag) ? -1 : 0;
+    struct ossl *o = (struct ossl *)a;
+    return set_iv(o, iv, 12, 1) || update(o->ctx, out, in, n) || finish(o, tag) ? -1 : 0;
 }
 
 static int ossl_gmac(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in,
                      size_t n, uint8_t tag[static 16])
 {
-    return set_iv(a, iv, iv_len, 1) || update(a, NULL, in, n) || finish(a, tag) ? -1 : 0;
+    struct ossl *o = (struct ossl *)a;
+    return set_iv(o, iv, iv_len, 1) || update(o->ctx, NULL, in, n) || finish(o, tag) ? -1 : 0;
+}
+
+static int ossl_chacha20(struct ct_aead *a, const uint8_t iv[static 12], uint32_t block,
+                         const uint8_t *in, size_t n, uint8_t *out)
+{
+    struct ossl *o = (struct ossl *)a;
+    uint8_t from[16]; /* OpenSSL's IV: the counter, little endian, then the 12 bytes */
+    for (int i = 0; i < 4; i++, block >>= 8) {
+        from[i] = (uint8_t)block;
+    }
+    memcpy(from + 4, iv, 12);
+    return EVP_CipherInit_ex(o->chacha, NULL, NULL, NULL, from, 1) == 1
+               ? update(o->chacha, out, in, n)
+               : -1;
+}
+
+static int poly_finish(EVP_MAC_CTX *ctx, uint8_t mac[static 16])
+{
+    size_t n = 0;
+    return EVP_MAC_final(ctx, mac, &n, 16) == 1 && n == 16 ? 0 : -1;
+}
+
+static int ossl_poly1305(struct ct_aead *a, const uint8_t key[static 32], const uint8_t *in,
+                         size_t n, uint8_t mac[static 16], uint8_t *more)
+{
+    static const uint8_t zeros[16];
+    EVP_MAC_CTX *ctx = ((struct ossl *)a)->poly;
+    if (EVP_MAC_init(ctx, key, 32, NULL) != 1 || EVP_MAC_update(ctx, in, n) != 1 ||
+        EVP_MAC_update(ctx, zeros, (16 - n % 16) % 16) != 1) {
+        return -1;
+    }
+    if (more) {
+        EVP_MAC_CTX *longer = EVP_MAC_CTX_dup(ctx);
+        int r = !longer || EVP_MAC_update(longer, zeros, 16) != 1 ? -1 : poly_finish(longer, more);
+        EVP_MAC_CTX_free(longer);
+        if (r) {
+            return -1;
+        }
+    }
+    return poly_finish(ctx, mac);
 }
 
 const struct ct_aead_ops ct_aead_openssl = {
     .name = "OpenSSL",
+    .supports = ossl_supports,
     .create = ossl_create,
     .destroy = ossl_destroy,
     .set_key = ossl_set_key,
     .open = ossl_open,
     .encrypt = ossl_encrypt,
     .gmac = ossl_gmac,
+    .chacha20 = ossl_chacha20,
+    .poly1305 = ossl_poly1305,
 };

@@ -1,0 +1,340 @@
+#include "format/aead/pieces.h"
+
+#include <sodium.h>
+#include <string.h>
+
+#include "format/aead/gf128.h"
+#include "format/aead/gf1305.h"
+#include "format/base/bytes.h"
+#include "format/base/secret.h"
+
+enum {
+    BLOCKS = CT_PIECE / 16, /* of AES, of GHASH and of Poly1305 */
+    CHACHA_BLOCKS = CT_PIECE / 64,
+};
+
+static size_t piece_len(uint64_t n, uint64_t index)
+{
+    uint64_t left = n - index * CT_PIECE;
+    return left < CT_PIECE ? (size_t)left : CT_PIECE;
+}
+
+/*
+ * ---- AES-GCM ----
+ *
+ * GHASH of a message is (sum of C_j * H^(m-j+1) + lengths) * H. The GMAC of piece i, without the
+ * mask E(J0), is S_i = (P_i + lengths of its own) * H, where P_i is the piece's part of that sum:
+ * so H * P_i is known, and the message's GHASH is the sum of H * P_i * H^(blocks behind the piece)
+ * plus lengths * H.
+ */
+
+/* The block of lengths: n bytes of associated data or of ciphertext. */
+static void put_lengths(uint8_t block[static 16], uint64_t aad, uint64_t text)
+{
+    ct_put_be32(block, (uint32_t)(aad >> 29));
+    ct_put_be32(block + 4, (uint32_t)(aad << 3));
+    ct_put_be32(block + 8, (uint32_t)(text >> 29));
+    ct_put_be32(block + 12, (uint32_t)(text << 3));
+}
+
+/* GMAC over nothing is E(J0): the mask of all tags under that IV. */
+static int mask_of(struct ct_aead *a, const uint8_t *iv, size_t iv_len, uint8_t out[static 16])
+{
+    return a->ops->gmac(a, iv, iv_len, NULL, 0, out);
+}
+
+static const uint8_t zero_iv[12]; /* of GMACs that never leave this process */
+
+static int gcm_share(struct ct_aead *a, const uint8_t *in, size_t n, struct ct_piece *out)
+{
+    uint8_t mask[16];
+    if (mask_of(a, zero_iv, sizeof(zero_iv), mask) ||
+        a->ops->gmac(a, zero_iv, sizeof(zero_iv), in, n, out->bytes)) {
+        return -1;
+    }
+    ct_xor16(out->bytes, mask);
+    ct_wipe(mask, sizeof(mask));
+    return 0;
+}
+
+/* What ct_pieces_check() computes with; all of it secret. */
+struct gcm {
+    uint8_t h[16], h_inverse[16];
+    uint8_t h_piece[16]; /* H^BLOCKS */
+    uint8_t mask[16], sum[16], power[16], block[16], own[16];
+};
+
+/* GHASH over one block of zeros is (lengths) * H, and those lengths are known. */
+static int find_h(struct ct_aead *a, struct gcm *g)
+{
+    static const uint8_t one_block[16];
+    if (mask_of(a, zero_iv, sizeof(zero_iv), g->mask) ||
+        a->ops->gmac(a, zero_iv, sizeof(zero_iv), one_block, sizeof(one_block), g->h)) {
+        return -1;
+    }
+    ct_xor16(g->h, g->mask);
+    put_lengths(g->block, sizeof(one_block), 0);
+    ct_gf128_inverse(g->block, g->block);
+    ct_gf128_mul(g->h, g->h, g->block);
+    ct_gf128_inverse(g->h_inverse, g->h);
+    ct_gf128_pow(g->h_piece, g->h, BLOCKS);
+    return 0;
+}
+
+/* Puts the tag that the shares make up into g->sum. */
+static int gcm_tag(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12],
+                   const struct ct_piece *pieces, uint64_t n)
+{
+    uint64_t count = ct_piece_count(n);
+    memset(g->sum, 0, sizeof(g->sum));
+    put_lengths(g->own, CT_PIECE, 0);
+    ct_gf128_mul(g->own, g->own, g->h);
+    memcpy(g->power, g->h_piece, sizeof(g->power));
+    for (uint64_t i = 0; i < count; i++) {
+        size_t len = piece_len(n, i);
+        if (len != CT_PIECE) {
+            put_lengths(g->own, len, 0);
+            ct_gf128_mul(g->own, g->own, g->h);
+            ct_gf128_pow(g->power, g->h, (len + 15) / 16);
+        }
+        ct_gf128_mul(g->sum, g->sum, g->power);
+        ct_xor16(g->sum, pieces[i].bytes);
+        ct_xor16(g->sum, g->own);
+    }
+    put_lengths(g->block, 0, n);
+    ct_gf128_mul(g->block, g->block, g->h);
+    ct_xor16(g->sum, g->block);
+    if (mask_of(a, iv, 12, g->mask)) {
+        return -1;
+    }
+    ct_xor16(g->sum, g->mask);
+    return 0;
+}
+
+/*
+ * Turns a share into the IV and the tag under which GCM opens the piece alone. Its key stream has
+ * to go on where the piece lies, so J0 must be iv || 1 + (blocks before it); and a 16-byte IV x
+ * gives J0 = (x * H + lengths of x) * H, which is solved for x. The tag is S_i with the lengths of
+ * ciphertext instead of those of associated data, and the mask of x.
+ */
+static int gcm_settle(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12], uint64_t index,
+                      size_t n, struct ct_piece *piece)
+{
+    uint8_t *x = piece->bytes;
+    uint8_t *tag = piece->bytes + 16;
+    memcpy(tag, piece->bytes, 16);
+    memcpy(x, iv, 12);
+    /* Below 2^32, because longer messages were refused. */
+    ct_put_be32(x + 12, (uint32_t)(1 + index * BLOCKS));
+    put_lengths(g->block, 0, 16);
+    ct_gf128_mul(x, x, g->h_inverse);
+    ct_xor16(x, g->block);
+    ct_gf128_mul(x, x, g->h_inverse);
+
+    put_lengths(g->block, n, n);
+    ct_gf128_mul(g->block, g->block, g->h);
+    if (mask_of(a, x, 16, g->mask)) {
+        return -1;
+    }
+    ct_xor16(tag, g->block);
+    ct_xor16(tag, g->mask);
+    return 0;
+}
+
+static int gcm_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_piece *pieces,
+                     uint64_t n, const uint8_t tag[static 16])
+{
+    struct gcm g;
+    int r = find_h(a, &g) || gcm_tag(a, &g, iv, pieces, n) ? -1
+            : sodium_memcmp(g.sum, tag, 16) != 0           ? 1
+                                                           : 0;
+    for (uint64_t i = 0; r == 0 && i < ct_piece_count(n); i++) {
+        r = gcm_settle(a, &g, iv, i, piece_len(n, i), &pieces[i]);
+    }
+    ct_wipe(&g, sizeof(g));
+    return r;
+}
+
+/*
+ * ---- ChaCha20-Poly1305 ----
+ *
+ * Poly1305 is a sum of blocks times powers of r, so a piece's share is that sum over the piece
+ * alone: 130 bits. A MAC with s = 0 gives the lower 128; the two others follow from a second MAC,
+ * over one more block.
+ */
+
+struct poly {
+    uint8_t key[32];    /* r, s (RFC 8439 section 2.6) */
+    uint8_t r_only[32]; /* r, 0 */
+};
+
+static int poly_key(struct ct_aead *a, const uint8_t iv[static 12], struct poly *p)
+{
+    static const uint8_t zeros[32];
+    if (a->ops->chacha20(a, iv, 0, zeros, sizeof(zeros), p->key)) {
+        return -1;
+    }
+    memcpy(p->r_only, p->key, 16);
+    memset(p->r_only + 16, 0, 16);
+    return 0;
+}
+
+static struct ct_gf1305 r_of(const struct poly *p)
+{
+    uint8_t r[16];
+    memcpy(r, p->key, 16);
+    for (int i = 3; i < 16; i += 4) { /* RFC 8439 section 2.5.1: some bits of r are 0 */
+        r[i] &= 15;
+    }
+    for (int i = 4; i < 16; i += 4) {
+        r[i] &= 252;
+    }
+    struct ct_gf1305 v = ct_gf1305_load(r, 0);
+    ct_wipe(r, sizeof(r));
+    return v;
+}
+
+static const struct ct_gf1305 two_128 = {
+    {0, 0, UINT64_C(1) << 40}}; /* what a block is marked with */
+
+/* One more block, 2^128 + what `block` holds. */
+static struct ct_gf1305 poly_step(const struct ct_gf1305 *sum, const struct ct_gf1305 *block,
+                                  const struct ct_gf1305 *r)
+{
+    struct ct_gf1305 v = ct_gf1305_add(sum, &two_128);
+    v = ct_gf1305_add(&v, block);
+    return ct_gf1305_mul(&v, r);
+}
+
+/* The two high bits of the sum whose lower ones are `low`, when one more block of zeros gives
+ * `more`. Without branches: they are secret. */
+static uint8_t high_bits(const struct poly *p, const uint8_t low[static 16],
+                         const uint8_t more[static 16])
+{
+    static const struct ct_gf1305 zero;
+    struct ct_gf1305 r = r_of(p);
+    uint8_t then[16];
+    unsigned high = 0;
+    unsigned found = 0;
+    for (unsigned k = 0; k < 4; k++) {
+        struct ct_gf1305 sum = ct_gf1305_load(low, k);
+        sum = poly_step(&sum, &zero, &r);
+        (void)ct_gf1305_store(&sum, then);
+        unsigned same = (unsigned)(sodium_memcmp(then, more, 16) + 1) & ~found;
+        high |= k * same;
+        found |= same;
+    }
+    return (uint8_t)high;
+}
+
+static int poly_share(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
+                      struct ct_piece *out)
+{
+    struct poly p;
+    uint8_t more[16];
+    int r = poly_key(a, iv, &p) || a->ops->poly1305(a, p.r_only, in, n, out->bytes, more) ? -1 : 0;
+    if (r == 0) {
+        out->bytes[16] = high_bits(&p, out->bytes, more);
+    }
+    ct_wipe(&p, sizeof(p));
+    ct_wipe(more, sizeof(more));
+    return r;
+}
+
+/* The tag that the shares make up. */
+static int poly_tag(struct ct_aead *a, const uint8_t iv[static 12], const struct ct_piece *pieces,
+                    uint64_t n, uint8_t tag[static 16])
+{
+    struct poly p;
+    uint8_t lengths[16] = {0};
+    if (poly_key(a, iv, &p)) {
+        return -1;
+    }
+    struct ct_gf1305 r = r_of(&p);
+    struct ct_gf1305 power = ct_gf1305_pow(&r, BLOCKS);
+    struct ct_gf1305 sum = {{0}};
+    for (uint64_t i = 0; i < ct_piece_count(n); i++) {
+        size_t len = piece_len(n, i);
+        if (len != CT_PIECE) {
+            power = ct_gf1305_pow(&r, (len + 15) / 16);
+        }
+        struct ct_gf1305 share = ct_gf1305_load(pieces[i].bytes, pieces[i].bytes[16] & 3);
+        sum = ct_gf1305_mul(&sum, &power);
+        sum = ct_gf1305_add(&sum, &share);
+    }
+    ct_put_le64(lengths + 8, n); /* of nothing, and of the ciphertext */
+    struct ct_gf1305 block = ct_gf1305_load(lengths, 0);
+    struct ct_gf1305 s = ct_gf1305_load(p.key + 16, 0);
+    sum = poly_step(&sum, &block, &r);
+    (void)ct_gf1305_store(&sum, tag);
+    /* s is added modulo 2^128, after the reduction. */
+    sum = ct_gf1305_load(tag, 0);
+    sum = ct_gf1305_add(&sum, &s);
+    (void)ct_gf1305_store(&sum, tag);
+    ct_wipe(&p, sizeof(p));
+    ct_wipe(&r, sizeof(r));
+    ct_wipe(&power, sizeof(power));
+    ct_wipe(&sum, sizeof(sum));
+    return 0;
+}
+
+static int poly_check(struct ct_aead *a, const uint8_t iv[static 12], const struct ct_piece *pieces,
+                      uint64_t n, const uint8_t tag[static 16])
+{
+    uint8_t made[16];
+    if (poly_tag(a, iv, pieces, n, made)) {
+        return -1;
+    }
+    return sodium_memcmp(made, tag, sizeof(made)) != 0;
+}
+
+static int chacha_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,
+                       const struct ct_piece *piece, uint8_t *buf, size_t n)
+{
+    struct poly p;
+    uint8_t now[16];
+    int r = poly_key(a, iv, &p) || a->ops->poly1305(a, p.r_only, buf, n, now, NULL) ? -1
+            : sodium_memcmp(now, piece->bytes, sizeof(now)) != 0                    ? 1
+                                                                                    : 0;
+    ct_wipe(&p, sizeof(p));
+    ct_wipe(now, sizeof(now));
+    /* Block 0 made the key of Poly1305. */
+    uint32_t block = (uint32_t)(1 + index * CHACHA_BLOCKS);
+    return r ? r : a->ops->chacha20(a, iv, block, buf, n, buf);
+}
+
+/* ---- either ---- */
+
+static int outcome(int r, struct ct_err *err)
+{
+    return r == 0  ? 0
+           : r > 0 ? ct_err_set(err, CT_TAG, "tag does not match")
+                   : ct_err_set(err, CT_IO, "decryption failed");
+}
+
+int ct_piece_share(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
+                   struct ct_piece *out, struct ct_err *err)
+{
+    bool chacha = a->alg == CT_ALG_CHACHA20POLY1305;
+    return outcome(chacha ? poly_share(a, iv, in, n, out) : gcm_share(a, in, n, out), err);
+}
+
+int ct_pieces_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_piece *pieces,
+                    uint64_t n, const uint8_t tag[static 16], struct ct_err *err)
+{
+    bool chacha = a->alg == CT_ALG_CHACHA20POLY1305;
+    return outcome(chacha ? poly_check(a, iv, pieces, n, tag) : gcm_check(a, iv, pieces, n, tag),
+                   err);
+}
+
+int ct_piece_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,
+                  const struct ct_piece *piece, uint8_t *buf, size_t n, struct ct_err *err)
+{
+    int r = a->alg == CT_ALG_CHACHA20POLY1305
+                ? chacha_open(a, iv, index, piece, buf, n)
+                : a->ops->open(a, piece->bytes, 16, buf, n, piece->bytes + 16, buf);
+    if (r) {
+        memset(buf, 0, n);
+    }
+    return outcome(r, err);
+}

@@ -1,0 +1,375 @@
+/* Long messages in pieces: the same as decrypting the whole, damage found where it is, threads. */
+#include <criterion/criterion.h>
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "format/aead/gf128.h"
+#include "format/base/secret.h"
+#include "format/message.h"
+
+static void setup(void)
+{
+    cr_assert_eq(ct_secret_init(NULL), 0);
+}
+
+TestSuite(message, .init = setup, .timeout = 100);
+
+static const enum ct_alg algs[] = {CT_ALG_AES128GCM, CT_ALG_AES256GCM, CT_ALG_CHACHA20POLY1305};
+static const uint8_t key[32] = {7, 1, 2, 3};
+static const uint8_t iv[12] = {9, 8, 7, 6, 5, 4, 3, 2, 0xff, 0xff, 0xff, 0xfe};
+
+enum { MAX_PIECES = 4 };
+
+/* A message, and what reads it. */
+struct text {
+    uint64_t n;
+    uint8_t *plain, *sealed;
+    uint8_t tag[16];
+    int reads;
+    int fail_at; /* this read fails; -1: none */
+    pthread_mutex_t lock;
+};
+
+static void text_new(struct text *t, enum ct_alg alg, uint64_t n)
+{
+    uint32_t x = (uint32_t)n;
+    *t = (struct text){.n = n, .plain = malloc(n), .sealed = malloc(n), .fail_at = -1};
+    pthread_mutex_init(&t->lock, NULL);
+    for (uint64_t i = 0; i < n; i++) {
+        x = x * 1664525 + 1013904223;
+        t->plain[i] = (uint8_t)(x >> 24);
+    }
+    struct ct_aead *a = ct_aead_new(alg, key, NULL);
+    cr_assert_eq(ct_aead_encrypt(a, iv, t->plain, n, t->sealed, t->tag, NULL), 0);
+    ct_aead_free(a);
+}
+
+static void text_free(struct text *t)
+{
+    free(t->plain);
+    free(t->sealed);
+}
+
+static int read_text(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
+{
+    struct text *t = ctx;
+    pthread_mutex_lock(&t->lock);
+    int number = t->reads++;
+    pthread_mutex_unlock(&t->lock);
+    cr_assert(offset % CT_PIECE == 0 && offset + n <= t->n && n <= CT_PIECE);
+    if (number == t->fail_at) {
+        return ct_err_set(err, CT_IO, "the disk");
+    }
+    memcpy(buf, t->sealed + offset, n);
+    return 0;
+}
+
+static size_t len_of(const struct text *t, uint64_t index)
+{
+    uint64_t left = t->n - index * CT_PIECE;
+    return left < CT_PIECE ? (size_t)left : CT_PIECE;
+}
+
+/* Opens every piece; those of `damaged` (a bit each) must fail, with zeros. */
+static void expect_pieces(struct text *t, struct ct_message *m, struct ct_aead *a, unsigned damaged)
+{
+    ct_autofree uint8_t *buf = malloc(CT_PIECE);
+    for (uint64_t i = ct_piece_count(t->n); i-- > 0;) {
+        struct ct_err err = CT_ERR_INIT;
+        size_t n = len_of(t, i);
+        memcpy(buf, t->sealed + i * CT_PIECE, n);
+        int r = ct_message_open(m, a, i, buf, n, &err);
+        if (damaged >> i & 1) {
+            cr_expect_eq(r, -1);
+            cr_expect_eq(err.code, CT_TAG);
+            for (size_t k = 0; k < n; k++) {
+                cr_assert_eq(buf[k], 0);
+            }
+        } else {
+            cr_expect_eq(r, 0, "piece %d of %llu bytes: %s", (int)i, (unsigned long long)t->n,
+                         err.msg);
+            cr_expect_eq(memcmp(buf, t->plain + i * CT_PIECE, n), 0);
+        }
+    }
+}
+
+Test(message, pieces_equal_the_whole)
+{
+    static const uint64_t lengths[] = {1,
+                                       15,
+                                       16,
+                                       17,
+                                       1000,
+                                       CT_PIECE - 1,
+                                       CT_PIECE,
+                                       CT_PIECE + 1,
+                                       CT_PIECE + 15,
+                                       CT_PIECE + 16,
+                                       CT_PIECE + 17,
+                                       2 * CT_PIECE - 16,
+                                       2 * CT_PIECE - 1,
+                                       2 * CT_PIECE,
+                                       3 * CT_PIECE + 63,
+                                       4 * CT_PIECE};
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+            struct ct_err err = CT_ERR_INIT;
+            struct text t;
+            text_new(&t, algs[k], lengths[i]);
+            struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, &err);
+            cr_assert(m);
+            int r = ct_message_authenticate(m, a, read_text, &t, &err);
+            cr_assert_eq(r, 0, "%s, %d: %s", ct_alg_name(algs[k]), (int)t.n, err.msg);
+            cr_expect_eq(t.reads, (int)ct_piece_count(t.n));
+            cr_expect_eq(ct_message_authenticate(m, a, read_text, &t, &err), 0);
+            cr_expect_eq(t.reads, (int)ct_piece_count(t.n), "authenticated twice");
+            expect_pieces(&t, m, a, 0);
+            ct_message_free(m);
+            text_free(&t);
+        }
+        ct_aead_free(a);
+    }
+}
+
+Test(message, a_wrong_message_is_remembered)
+{
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        struct text t;
+        text_new(&t, algs[k], 2 * CT_PIECE + 1000);
+        for (int where = 0; where < 5; where++) {
+            struct ct_err err = CT_ERR_INIT;
+            uint8_t *wrong = where < 3 ? t.sealed + where * CT_PIECE + 999 : t.tag + where;
+            *wrong ^= 0x10;
+            struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, &err);
+            t.reads = 0;
+            for (int again = 0; again < 3; again++) {
+                cr_expect_eq(ct_message_authenticate(m, a, read_text, &t, &err), -1);
+                cr_expect_eq(err.code, CT_TAG);
+                cr_expect_eq(t.reads, 3);
+            }
+            *wrong ^= 0x10;
+            ct_message_free(m);
+        }
+        text_free(&t);
+        ct_aead_free(a);
+    }
+}
+
+Test(message, later_damage_is_found_where_it_is)
+{
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        struct text t;
+        text_new(&t, algs[k], 3 * CT_PIECE + 5);
+        struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+        cr_assert_eq(ct_message_authenticate(m, a, read_text, &t, NULL), 0);
+        for (uint64_t bit = 0; bit < 4; bit++) {
+            uint64_t at = bit == 3 ? t.n - 1 : bit * CT_PIECE + bit * 77;
+            t.sealed[at] ^= 1;
+            expect_pieces(&t, m, a, 1U << bit);
+            t.sealed[at] ^= 1;
+        }
+        /* Two pieces exchanged: each is authentic, in another place. */
+        ct_autofree uint8_t *buf = malloc(CT_PIECE);
+        memcpy(buf, t.sealed, CT_PIECE);
+        cr_expect_eq(ct_message_open(m, a, 1, buf, CT_PIECE, NULL), -1);
+        ct_message_free(m);
+        text_free(&t);
+        ct_aead_free(a);
+    }
+}
+
+Test(message, a_failed_read_is_not_remembered)
+{
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        struct text t;
+        text_new(&t, algs[k], 4 * CT_PIECE);
+        struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+        for (int at = 0; at < 4; at++) {
+            struct ct_err err = CT_ERR_INIT;
+            t.reads = 0;
+            t.fail_at = at;
+            cr_expect_eq(ct_message_authenticate(m, a, read_text, &t, &err), -1);
+            cr_expect_eq(err.code, CT_IO);
+            cr_expect_str_eq(err.msg, "the disk");
+        }
+        t.fail_at = -1;
+        cr_expect_eq(ct_message_authenticate(m, a, read_text, &t, NULL), 0);
+        expect_pieces(&t, m, a, 0);
+        ct_message_free(m);
+        text_free(&t);
+        ct_aead_free(a);
+    }
+}
+
+/* ---- counters at their end ---- */
+
+/* The key stream of 64 bytes from a block on, by OpenSSL. */
+static void key_stream(const char *cipher, const uint8_t start[static 16], uint8_t out[static 64])
+{
+    static const uint8_t zeros[64];
+    int n = 0;
+    EVP_CIPHER *c = EVP_CIPHER_fetch(NULL, cipher, NULL);
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    cr_assert_eq(EVP_EncryptInit_ex(ctx, c, NULL, key, start), 1);
+    cr_assert_eq(EVP_EncryptUpdate(ctx, out, &n, zeros, 64), 1);
+    EVP_CIPHER_CTX_free(ctx);
+    EVP_CIPHER_free(c);
+}
+
+/* The longest message of AES-GCM: 2^36 - 32 bytes, here all zero, so that its tag is only its
+ * lengths times H, and every piece but the last is the same. Its last counter is 2^32 - 1. */
+Test(message, the_last_counter_of_gcm)
+{
+    const uint64_t n = (UINT64_C(1) << 36) - 32;
+    const uint64_t count = ct_piece_count(n);
+    struct ct_err err = CT_ERR_INIT;
+    static const uint8_t zeros[12];
+    ct_autofree uint8_t *buf = calloc(1, CT_PIECE);
+    ct_autofree struct ct_piece *pieces = calloc(count, sizeof(*pieces));
+    struct ct_aead *a = ct_aead_new(CT_ALG_AES256GCM, key, NULL);
+    uint8_t h[16];
+    uint8_t tag[16];
+    uint8_t mask[16];
+    uint8_t len[16] = {0};
+    uint8_t stream[64];
+    uint8_t start[16];
+    cr_assert_eq(count, 32768);
+
+    EVP_CIPHER_CTX *ecb = EVP_CIPHER_CTX_new();
+    int done = 0;
+    memset(h, 0, 16);
+    EVP_EncryptInit_ex(ecb, EVP_aes_256_ecb(), NULL, key, NULL);
+    EVP_EncryptUpdate(ecb, h, &done, h, 16);
+    EVP_CIPHER_CTX_free(ecb);
+    ct_put_be32(len + 8, (uint32_t)(n >> 29));
+    ct_put_be32(len + 12, (uint32_t)(n << 3));
+    ct_gf128_mul(tag, len, h);
+    cr_assert_eq(a->ops->gmac(a, iv, 12, NULL, 0, mask), 0);
+    ct_xor16(tag, mask);
+
+    cr_assert_eq(ct_piece_share(a, zeros, buf, CT_PIECE, &pieces[0], &err), 0);
+    for (uint64_t i = 1; i + 1 < count; i++) {
+        pieces[i] = pieces[0];
+    }
+    cr_assert_eq(ct_piece_share(a, zeros, buf, CT_PIECE - 32, &pieces[count - 1], &err), 0);
+    cr_assert_eq(ct_pieces_check(a, iv, pieces, n, tag, &err), 0, "%s", err.msg);
+
+    size_t last = CT_PIECE - 32;
+    cr_expect_eq(ct_piece_open(a, iv, count - 1, &pieces[count - 1], buf, last, &err), 0);
+    memcpy(start, iv, 12);
+    ct_put_be32(start + 12, 0xffffffff - 3);
+    key_stream("AES-256-CTR", start, stream);
+    cr_expect_arr_eq(buf + last - 64, stream, 64);
+    ct_aead_free(a);
+}
+
+/* Of ChaCha20-Poly1305: 2^38 - 64 bytes; a piece's share is enough to open it. */
+Test(message, the_last_counter_of_chacha20)
+{
+    const uint64_t index = ct_piece_count((UINT64_C(1) << 38) - 64) - 1;
+    struct ct_err err = CT_ERR_INIT;
+    ct_autofree uint8_t *buf = calloc(1, CT_PIECE);
+    struct ct_piece piece;
+    struct ct_aead *a = ct_aead_new(CT_ALG_CHACHA20POLY1305, key, NULL);
+    uint8_t stream[64];
+    uint8_t start[16] = {0xff, 0xff, 0xff, 0xff};
+    size_t last = CT_PIECE - 64;
+    cr_assert_eq(index, 131071);
+    cr_assert_eq(ct_piece_share(a, iv, buf, last, &piece, &err), 0);
+    cr_assert_eq(ct_piece_open(a, iv, index, &piece, buf, last, &err), 0);
+    memcpy(start + 4, iv, 12);
+    key_stream("ChaCha20", start, stream);
+    cr_expect_arr_eq(buf + last - 64, stream, 64);
+    ct_aead_free(a);
+}
+
+Test(message, longer_than_the_cipher_allows)
+{
+    static const uint8_t tag[16];
+    for (size_t k = 0; k < 3; k++) {
+        struct ct_err err = CT_ERR_INIT;
+        uint64_t n = algs[k] == CT_ALG_CHACHA20POLY1305 ? (UINT64_C(1) << 38) - 63
+                                                        : (UINT64_C(1) << 36) - 31;
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        struct ct_message *m = ct_message_new(iv, tag, n, NULL, NULL);
+        cr_expect_eq(ct_message_authenticate(m, a, read_text, NULL, &err), -1);
+        cr_expect_eq(err.code, CT_TAG);
+        ct_message_free(m);
+        ct_aead_free(a);
+    }
+}
+
+/* ---- threads ---- */
+
+struct crowd {
+    struct ct_message *m;
+    enum ct_alg alg;
+    struct text *t;
+    pthread_barrier_t gate;
+    int failed; /* how many threads; under the text's lock */
+};
+
+static void *join_in(void *arg)
+{
+    struct crowd *c = arg;
+    struct ct_aead *a = ct_aead_new(c->alg, key, NULL);
+    pthread_barrier_wait(&c->gate);
+    int r = ct_message_authenticate(c->m, a, read_text, c->t, NULL);
+    pthread_mutex_lock(&c->t->lock);
+    c->failed += r != 0;
+    pthread_mutex_unlock(&c->t->lock);
+    ct_aead_free(a);
+    return NULL;
+}
+
+static int run_crowd(struct crowd *c, unsigned threads)
+{
+    pthread_t ids[8];
+    c->failed = 0;
+    pthread_barrier_init(&c->gate, NULL, threads);
+    for (unsigned i = 0; i < threads; i++) {
+        cr_assert_eq(pthread_create(&ids[i], NULL, join_in, c), 0);
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        pthread_join(ids[i], NULL);
+    }
+    pthread_barrier_destroy(&c->gate);
+    return c->failed;
+}
+
+/* Every piece is read once, whoever reads it; a thread whose read fails is the only one to know. */
+Test(message, threads_help)
+{
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct text t;
+        text_new(&t, algs[k], 3 * CT_PIECE + 100);
+        for (int round = 0; round < 20; round++) {
+            struct crowd c = {.alg = algs[k], .t = &t};
+            c.m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+            t.reads = 0;
+            t.fail_at = round % 2 ? round / 2 % 4 : -1;
+            int failed = run_crowd(&c, 5);
+            cr_expect_eq(failed, round % 2);
+            cr_expect(round % 2 || t.reads == 4, "%d reads", t.reads);
+            if (failed) {
+                t.fail_at = -1;
+            }
+            struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+            cr_expect_eq(ct_message_authenticate(c.m, a, read_text, &t, NULL), 0);
+            expect_pieces(&t, c.m, a, 0);
+            ct_aead_free(a);
+            ct_message_free(c.m);
+        }
+        text_free(&t);
+    }
+}
