@@ -5,7 +5,8 @@
 /*
  * Three outcomes everywhere: 1 a value, 0 undefined, -1 an error, which refuses the policy as a
  * whole. Where Rego's implementations differ between undefined and an error (an index into a
- * string, startswith of a number), it is an error here.
+ * string, startswith of a number), it is an error here. And since they order the statements of a
+ * body as they like, all of it is evaluated, so that an error is found wherever they may meet it.
  */
 
 enum { STEPS_MAX = 1000000 };
@@ -147,8 +148,9 @@ static int parts(struct eval *ev, struct frame *f, const struct ct_expr *e, json
 {
     out[0] = out[1] = NULL;
     int r = 1;
-    for (size_t i = 0; r == 1 && i < e->count && i < 2; i++) {
-        r = value_of(ev, f, e->items[i], &out[i]);
+    for (size_t i = 0; r >= 0 && i < e->count && i < 2; i++) {
+        int one = value_of(ev, f, e->items[i], &out[i]);
+        r = one < r ? one : r;
     }
     if (r != 1) {
         json_decref(out[0]);
@@ -260,13 +262,14 @@ static int literal(struct eval *ev, struct frame *f, const struct ct_expr *e, js
     bool array = e->kind == EXPR_ARRAY;
     json_t *all = array ? json_array() : json_object();
     int r = 1;
-    for (size_t i = 0; r == 1 && i < e->count; i++) {
+    for (size_t i = 0; r >= 0 && i < e->count; i++) {
         json_t *v = NULL;
-        r = value_of(ev, f, e->items[i], &v);
-        if (r == 1 && (array ? json_array_append_new(all, v)
-                             : json_object_set_new_nocheck(all, e->keys[i], v))) {
-            r = ct_err_set(ev->err, CT_NOMEM, "no memory for a policy");
+        int one = value_of(ev, f, e->items[i], &v);
+        if (one == 1 && (array ? json_array_append_new(all, v)
+                               : json_object_set_new_nocheck(all, e->keys[i], v))) {
+            one = ct_err_set(ev->err, CT_NOMEM, "no memory for a policy");
         }
+        r = one < r ? one : r;
     }
     if (r == 1) {
         *out = all;
@@ -290,8 +293,9 @@ static int value_of(struct eval *ev, struct frame *f, const struct ct_expr *e, j
         *out = json_incref((json_t *)ev->input);
         return 1;
     case EXPR_VAR:
+        /* NULL when what it was assigned is undefined. */
         *out = json_incref(f->vars[e->index]);
-        return 1;
+        return *out != NULL;
     case EXPR_RULE:
         return rule_value(ev, e->index, out);
     case EXPR_ARRAY:
@@ -365,26 +369,27 @@ static int holds_some(struct eval *ev, struct frame *f, const struct ct_stmt *s)
 
 static int holds(struct eval *ev, struct frame *f, const struct ct_stmt *s)
 {
+    int all = 1;
     for (; s; s = s->next) {
         json_t *v = NULL;
         if (s->kind == STMT_SOME) {
-            return holds_some(ev, f, s);
+            int r = holds_some(ev, f, s);
+            return r < all ? r : all;
         }
         int r = value_of(ev, f, s->expr, &v);
         if (r < 0) {
             return r;
         }
-        if (s->kind == STMT_ASSIGN && r == 1) {
+        if (s->kind == STMT_ASSIGN) {
             bind(f, s->var, v);
+            all &= r;
             continue;
         }
         bool yes = r == 1 && !json_is_false(v);
         json_decref(v);
-        if (yes == (s->kind == STMT_NOT)) {
-            return 0;
-        }
+        all &= yes != (s->kind == STMT_NOT);
     }
-    return 1;
+    return all;
 }
 
 /* ---- rules ---- */

@@ -146,8 +146,9 @@ static void skip_blanks(struct ct_lexer *l)
 int ct_lex_next(struct ct_lexer *l, struct ct_token *out)
 {
     static const char *const two[] = {":=", "==", "!=", "<=", ">="};
+    const char *from = l->p;
     skip_blanks(l);
-    *out = (struct ct_token){.line = l->line, .text = ""};
+    *out = (struct ct_token){.line = l->line, .glued = l->p == from, .text = ""};
     if (l->p == l->end) {
         out->type = TOK_END;
         return 0;

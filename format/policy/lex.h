@@ -20,6 +20,7 @@ enum ct_tok {
 struct ct_token {
     enum ct_tok type;
     unsigned line;
+    bool glued;       /* nothing stands between it and the token before */
     const char *text; /* NUL-terminated, in the lexer's memory */
     size_t len;
 };

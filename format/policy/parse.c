@@ -255,7 +255,8 @@ static struct ct_expr *parse_call(struct parser *ps, enum ct_builtin which, size
 {
     const char *name = ps->now.text;
     struct ct_expr *e = make(ps, EXPR_CALL, 0);
-    if (!e || advance(ps) || expect_punct(ps, "(") || parse_items(ps, e, ")", false)) {
+    if (!e || advance(ps) || (!ps->now.glued && FAIL(ps, "a blank before `(`")) ||
+        expect_punct(ps, "(") || parse_items(ps, e, ")", false)) {
         return NULL;
     }
     if (e->count != arguments) {
@@ -327,6 +328,10 @@ static struct ct_expr *parse_path(struct parser *ps, struct ct_expr *base)
 {
     while (base && (is_punct(ps, ".") || is_punct(ps, "["))) {
         bool dot = is_punct(ps, ".");
+        if (!ps->now.glued) {
+            FAIL(ps, "a blank before `%s` is not in the subset", ps->now.text);
+            return NULL;
+        }
         if (base->kind != EXPR_INPUT && base->kind != EXPR_RULE && base->kind != EXPR_VAR &&
             base->kind != EXPR_INDEX) {
             FAIL(ps, "an index into something that is no reference is not in the subset");
@@ -338,7 +343,7 @@ static struct ct_expr *parse_path(struct parser *ps, struct ct_expr *base)
         }
         e->items[0] = base;
         if (dot) {
-            if (ps->now.type != TOK_NAME) {
+            if (ps->now.type != TOK_NAME || !ps->now.glued) {
                 FAIL(ps, "a name was expected after `.`");
                 return NULL;
             }
@@ -509,6 +514,10 @@ static int parse_statement(struct parser *ps, struct ct_stmt *s)
         if (advance(ps)) {
             return -1;
         }
+    }
+    /* The reference takes `-`, and could take brackets, to go on with the line before. */
+    if (ps->now.type == TOK_PUNCT) {
+        return FAIL(ps, "a statement that begins with `%s` is not in the subset", ps->now.text);
     }
     s->expr = parse_expr(ps);
     if (!s->expr) {
