@@ -122,7 +122,7 @@ static enum state state_of(struct ct_message *m)
 static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
                         struct ct_err *err)
 {
-    ct_autofree uint8_t *buf = malloc(CT_PIECE);
+    uint8_t *buf = malloc(CT_PIECE); /* for ciphertext only */
     if (!buf) {
         return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
     }
@@ -133,6 +133,7 @@ static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read
         r = help(m, &h, err);
     }
     pthread_mutex_unlock(&m->lock);
+    free(buf);
     return r;
 }
 

@@ -117,6 +117,8 @@ static void give_aead(struct ct_model *m, struct ct_aead *a)
 /* One read of an extent. */
 struct reading {
     struct ct_model *m;
+    const struct extent *extent;
+    uint8_t *buf;
     struct ct_aead *aead;
     const struct tensor *keyed; /* whose DEK `aead` holds */
     bool bare;                  /* some of its bytes have neither tag nor digest */
@@ -238,11 +240,11 @@ static int authenticate(struct reading *r, const struct tensor *t, const struct 
 /* ---- units ---- */
 
 typedef int (*unit_fn)(struct reading *r, const struct tensor *t, const struct unit *u,
-                       uint8_t *buf, struct ct_err *err);
+                       struct ct_err *err);
 
-static int for_units(struct reading *r, const struct extent *x, uint8_t *buf, unit_fn fn,
-                     struct ct_err *err)
+static int for_units(struct reading *r, unit_fn fn, struct ct_err *err)
 {
+    const struct extent *x = r->extent;
     const struct tensor *t = &r->m->tensors[x->tensor];
     for (uint64_t at = x->begin; at < x->begin + x->len;) {
         struct unit u;
@@ -250,7 +252,7 @@ static int for_units(struct reading *r, const struct extent *x, uint8_t *buf, un
             t++;
         }
         ct_unit_at(r->m, t, at, &u);
-        if (fn(r, t, &u, buf + (at - x->begin), err)) {
+        if (fn(r, t, &u, err)) {
             return -1;
         }
         at += u.len;
@@ -260,11 +262,10 @@ static int for_units(struct reading *r, const struct extent *x, uint8_t *buf, un
 
 /* Before the extent is read: every long message it touches is authenticated, or known to be bad. */
 static int prepare_unit(struct reading *r, const struct tensor *t, const struct unit *u,
-                        uint8_t *buf, struct ct_err *err)
+                        struct ct_err *err)
 {
     struct ct_err why = CT_ERR_INIT;
     struct ct_message *message = NULL;
-    (void)buf;
     r->bare |= !t->encrypted && !t->digests;
     if (!u->is_long || !has_key(r, t) || authenticate(r, t, u, &message, &why) == 0 ||
         why.code == CT_TAG) {
@@ -298,8 +299,9 @@ static int open_unit(struct reading *r, const struct tensor *t, const struct uni
 }
 
 static int finish_unit(struct reading *r, const struct tensor *t, const struct unit *u,
-                       uint8_t *buf, struct ct_err *err)
+                       struct ct_err *err)
 {
+    uint8_t *buf = r->buf + (u->begin - r->extent->begin);
     struct ct_err why;
     why.code = CT_OK;
     if (open_unit(r, t, u, buf, &why) == 0) {
@@ -324,14 +326,14 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
                   struct ct_err *err)
 {
     const struct extent *x = &m->extents[extent];
-    struct reading r = {.m = m, .damages = damages};
+    struct reading r = {.m = m, .extent = x, .buf = buf, .damages = damages};
     bool prepare = m->long_count || m->info.unauthenticated_bytes;
     /* The check before the read is for bare bytes, the one after it for all: a tag that fails
      * because the file was replaced is to be told as such. */
-    int failed = (prepare && for_units(&r, x, buf, prepare_unit, err)) ||
+    int failed = (prepare && for_units(&r, prepare_unit, err)) ||
                  (r.bare && check_source(&r, err)) ||
                  ct_source_read(m->source, buf, x->len, m->body_at + x->begin, &m->version, err) ||
-                 for_units(&r, x, buf, finish_unit, err) || check_source(&r, err);
+                 for_units(&r, finish_unit, err) || check_source(&r, err);
     give_aead(m, r.aead);
     if (failed) {
         memset(buf, 0, x->len);

@@ -61,14 +61,12 @@ static int use_header(struct opening *o, struct ct_err *err)
 static int read_header(struct opening *o, struct ct_err *err)
 {
     struct ct_model *m = o->m;
-    if (o->how->header) {
-        if (use_header(o, err)) {
-            return -1;
-        }
-    } else {
-        if (ct_header_read(m->source, &m->version, &o->raw, &o->header, err)) {
-            return -1;
-        }
+    int r = o->how->header ? use_header(o, err)
+                           : ct_header_read(m->source, &m->version, &o->raw, &o->header, err);
+    if (r || !o->header) {
+        return -1;
+    }
+    if (!o->how->header) {
         m->body_at = CT_PREFIX + o->header->json_len;
     }
     m->body_len = o->header->body_len;

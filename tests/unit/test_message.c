@@ -20,6 +20,9 @@ static const uint8_t key[32] = {7, 1, 2, 3};
 static const uint8_t iv[12] = {9, 8, 7, 6, 5, 4, 3, 2, 0xff, 0xff, 0xff, 0xfe};
 
 enum { MAX_PIECES = 4 };
+#define PIECE ((uint64_t)CT_PIECE)
+
+static uint8_t buf[CT_PIECE]; /* each test runs in a process of its own */
 
 /* A message, and what reads it. */
 struct text {
@@ -51,7 +54,7 @@ static void text_free(struct text *t)
     free(t->sealed);
 }
 
-static int read_text(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
+static int read_text(void *ctx, uint64_t offset, uint8_t *out, size_t n, struct ct_err *err)
 {
     struct text *t = ctx;
     pthread_mutex_lock(&t->lock);
@@ -61,7 +64,7 @@ static int read_text(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct 
     if (number == t->fail_at) {
         return ct_err_set(err, CT_IO, "the disk");
     }
-    memcpy(buf, t->sealed + offset, n);
+    memcpy(out, t->sealed + offset, n);
     return 0;
 }
 
@@ -74,7 +77,6 @@ static size_t len_of(const struct text *t, uint64_t index)
 /* Opens every piece; those of `damaged` (a bit each) must fail, with zeros. */
 static void expect_pieces(struct text *t, struct ct_message *m, struct ct_aead *a, unsigned damaged)
 {
-    ct_autofree uint8_t *buf = malloc(CT_PIECE);
     for (uint64_t i = ct_piece_count(t->n); i-- > 0;) {
         struct ct_err err = CT_ERR_INIT;
         size_t n = len_of(t, i);
@@ -101,17 +103,17 @@ Test(message, pieces_equal_the_whole)
                                        16,
                                        17,
                                        1000,
-                                       CT_PIECE - 1,
+                                       PIECE - 1,
                                        CT_PIECE,
-                                       CT_PIECE + 1,
-                                       CT_PIECE + 15,
-                                       CT_PIECE + 16,
-                                       CT_PIECE + 17,
-                                       2 * CT_PIECE - 16,
-                                       2 * CT_PIECE - 1,
-                                       2 * CT_PIECE,
-                                       3 * CT_PIECE + 63,
-                                       4 * CT_PIECE};
+                                       PIECE + 1,
+                                       PIECE + 15,
+                                       PIECE + 16,
+                                       PIECE + 17,
+                                       2 * PIECE - 16,
+                                       2 * PIECE - 1,
+                                       2 * PIECE,
+                                       3 * PIECE + 63,
+                                       4 * PIECE};
     struct ct_piece pieces[MAX_PIECES];
     for (size_t k = 0; k < 3; k++) {
         struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
@@ -140,10 +142,10 @@ Test(message, a_wrong_message_is_remembered)
     for (size_t k = 0; k < 3; k++) {
         struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
         struct text t;
-        text_new(&t, algs[k], 2 * CT_PIECE + 1000);
+        text_new(&t, algs[k], 2 * PIECE + 1000);
         for (int where = 0; where < 5; where++) {
             struct ct_err err = CT_ERR_INIT;
-            uint8_t *wrong = where < 3 ? t.sealed + where * CT_PIECE + 999 : t.tag + where;
+            uint8_t *wrong = where < 3 ? t.sealed + where * PIECE + 999 : t.tag + where;
             *wrong ^= 0x10;
             struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, &err);
             t.reads = 0;
@@ -166,17 +168,16 @@ Test(message, later_damage_is_found_where_it_is)
     for (size_t k = 0; k < 3; k++) {
         struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
         struct text t;
-        text_new(&t, algs[k], 3 * CT_PIECE + 5);
+        text_new(&t, algs[k], 3 * PIECE + 5);
         struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
         cr_assert_eq(ct_message_authenticate(m, a, read_text, &t, NULL), 0);
         for (uint64_t bit = 0; bit < 4; bit++) {
-            uint64_t at = bit == 3 ? t.n - 1 : bit * CT_PIECE + bit * 77;
+            uint64_t at = bit == 3 ? t.n - 1 : bit * PIECE + bit * 77;
             t.sealed[at] ^= 1;
             expect_pieces(&t, m, a, 1U << bit);
             t.sealed[at] ^= 1;
         }
         /* Two pieces exchanged: each is authentic, in another place. */
-        ct_autofree uint8_t *buf = malloc(CT_PIECE);
         memcpy(buf, t.sealed, CT_PIECE);
         cr_expect_eq(ct_message_open(m, a, 1, buf, CT_PIECE, NULL), -1);
         ct_message_free(m);
@@ -191,7 +192,7 @@ Test(message, a_failed_read_is_not_remembered)
     for (size_t k = 0; k < 3; k++) {
         struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
         struct text t;
-        text_new(&t, algs[k], 4 * CT_PIECE);
+        text_new(&t, algs[k], 4 * PIECE);
         struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
         for (int at = 0; at < 4; at++) {
             struct ct_err err = CT_ERR_INIT;
@@ -233,8 +234,7 @@ Test(message, the_last_counter_of_gcm)
     const uint64_t count = ct_piece_count(n);
     struct ct_err err = CT_ERR_INIT;
     static const uint8_t zeros[12];
-    ct_autofree uint8_t *buf = calloc(1, CT_PIECE);
-    ct_autofree struct ct_piece *pieces = calloc(count, sizeof(*pieces));
+    static struct ct_piece pieces[32768];
     struct ct_aead *a = ct_aead_new(CT_ALG_AES256GCM, key, NULL);
     uint8_t h[16];
     uint8_t tag[16];
@@ -242,7 +242,7 @@ Test(message, the_last_counter_of_gcm)
     uint8_t len[16] = {0};
     uint8_t stream[64];
     uint8_t start[16];
-    cr_assert_eq(count, 32768);
+    cr_assert_eq(count, sizeof(pieces) / sizeof(pieces[0]));
 
     EVP_CIPHER_CTX *ecb = EVP_CIPHER_CTX_new();
     int done = 0;
@@ -277,7 +277,6 @@ Test(message, the_last_counter_of_chacha20)
 {
     const uint64_t index = ct_piece_count((UINT64_C(1) << 38) - 64) - 1;
     struct ct_err err = CT_ERR_INIT;
-    ct_autofree uint8_t *buf = calloc(1, CT_PIECE);
     struct ct_piece piece;
     struct ct_aead *a = ct_aead_new(CT_ALG_CHACHA20POLY1305, key, NULL);
     uint8_t stream[64];
@@ -352,7 +351,7 @@ Test(message, threads_help)
     struct ct_piece pieces[MAX_PIECES];
     for (size_t k = 0; k < 3; k++) {
         struct text t;
-        text_new(&t, algs[k], 3 * CT_PIECE + 100);
+        text_new(&t, algs[k], 3 * PIECE + 100);
         for (int round = 0; round < 20; round++) {
             struct crowd c = {.alg = algs[k], .t = &t};
             c.m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
