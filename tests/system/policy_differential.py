@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,7 @@ class Generator:
 def engine(policy, path):
     """The engine's verdict: whether data.model.allow is exactly true, in Rego v1."""
     text = policy if "import rego.v1" in policy else \
-        policy.replace("package model", "package model\nimport rego.v1", 1)
+        re.sub(r"package[ \t]+model", "package model\nimport rego.v1", policy, count=1)
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     try:
