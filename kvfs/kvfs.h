@@ -7,6 +7,8 @@
 
 enum { KVFS_DONE = 0, KVFS_FAILED = 1, KVFS_USAGE = 2 };
 
+/* The name under which mount(8) calls its helper for `-t fuse.kvfs`; then argv is as it has it. */
+#define KVFS_MOUNT_HELPER "mount.fuse.kvfs"
 int cmd_mount(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 int cmd_status(int argc, char **argv);

@@ -1,0 +1,18 @@
+/*
+ * The keeper: a process that does nothing until supervisor and worker are both dead, however they
+ * died, and then does what the supervisor would have done: refuses, invalidates, unmounts.
+ *
+ * fusermount3 would unmount as well (auto_unmount), if root or allow_other lets it look; it
+ * invalidates nothing. It stays the last resort should the keeper be killed too.
+ */
+#ifndef KVFS_MOUNT_KEEPER_H
+#define KVFS_MOUNT_KEEPER_H
+
+#include "kvfs/mount/spawn.h"
+
+/* Call from the supervisor, whose log it shares. `clone_fd` -1: it only unmounts. `foreign`: what
+ * the keeper must not hold open; -1 among them is skipped. */
+int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
+                      bool foreground, const int *foreign, size_t count, struct ct_err *err);
+
+#endif

@@ -1,0 +1,17 @@
+/*
+ * How much of the machine a mount may take when nobody says: what cgroups (version 1 and 2) and
+ * affinity leave to this process.
+ */
+#ifndef KVFS_MOUNT_LIMITS_H
+#define KVFS_MOUNT_LIMITS_H
+
+#include <stdint.h>
+
+enum { KVFS_MEMORY_LEAST = 64 << 20, KVFS_MEMORY_MOST = 512 << 20 };
+
+/* An eighth of the memory limit, within the bounds above. */
+uint64_t kvfs_auto_memory(void);
+/* Processors that this process may use, at least 1. */
+uint32_t kvfs_auto_threads(void);
+
+#endif

@@ -1,0 +1,38 @@
+/*
+ * Mounts and unmounts: through fusermount3, which works for every user, can be replaced by a proxy
+ * where a container may not mount, and removes a dead mount when all of ours were killed.
+ */
+#ifndef KVFS_MOUNT_MOUNTER_H
+#define KVFS_MOUNT_MOUNTER_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "format/base/err.h"
+#include "kvfs/mount/config.h"
+
+struct kvfs_mounted {
+    const char *path; /* borrowed from the configuration */
+    int fuse_fd;      /* the mount's /dev/fuse */
+    int comm_fd;      /* fusermount3's socket: it waits for the end of all who hold it */
+    bool known;       /* the mount is in our mount table, and `dev` is its device */
+    dev_t dev;
+};
+
+/* Mounts at config->mountpoint. Errors name what to type. */
+int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvfs_mounted *out,
+                       struct ct_err *err);
+
+/* Unmounts what is at `path`: as root by itself, else through fusermount3. CT_BUSY if it is in use
+ * and not `lazy`. */
+int kvfs_umount_path(const char *path, bool lazy, struct ct_err *err);
+
+/* The same for our mount, and no other that has come to lie there: 0 also if it is gone already. */
+int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err);
+/* Whether it is still there. */
+bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m);
+
+/* Tells the kernel how far to read ahead, where /sys may be written. */
+void kvfs_mounter_set_readahead(const struct kvfs_mounted *m, uint32_t kib);
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * /proc/self/mountinfo, the only way to learn about a mount without touching it: a stat() of a
+ * mount whose worker hangs would hang too.
+ */
+#ifndef KVFS_MOUNT_MOUNTINFO_H
+#define KVFS_MOUNT_MOUNTINFO_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "format/base/err.h"
+
+#define KVFS_FSTYPE "fuse.kvfs"
+
+struct kvfs_mountinfo {
+    dev_t dev;
+    char fstype[64];
+    char source[PATH_MAX];
+};
+
+/* What is mounted at exactly `path` (absolute, resolved), topmost. 1, 0 if nothing is, or -1. */
+int kvfs_mountinfo_at(const char *path, struct kvfs_mountinfo *out, struct ct_err *err);
+
+/* Whether a mount with this device is still at `path`; *on_top (may be NULL): with nothing over
+ * it. An unreadable table counts as still there. */
+bool kvfs_mountinfo_has(const char *path, dev_t dev, bool *on_top);
+
+/* The absolute path of `path`, whose last component is not touched, since it may be a dead mount.
+ * 0, or -1. */
+int kvfs_mountpoint_path(const char *path, char out[static PATH_MAX], struct ct_err *err);
+
+#endif

@@ -1,0 +1,39 @@
+/*
+ * The options of `kvfs mount`. One table, in options.c, drives `--name`, `-o name` and the help;
+ * `_` and `-` in a name are the same.
+ */
+#ifndef KVFS_MOUNT_OPTIONS_H
+#define KVFS_MOUNT_OPTIONS_H
+
+#include <stdbool.h>
+
+#include "format/base/err.h"
+#include "kvfs/keys_arg.h"
+#include "kvfs/mount/config.h"
+
+/* Strings are the command line's, or never freed. */
+struct kvfs_mount_options {
+    struct kvfs_config config; /* source and mountpoint: as given, resolved by place.h */
+    struct kvfs_keys_arg keys;
+    const char *log_file; /* NULL: syslog, or stderr in the foreground */
+    bool nonempty;
+    bool noexec;
+    bool fake; /* mount -f: do all but mount */
+    bool memory_set, threads_set, uid_set, gid_set;
+    const char *worker_user;
+};
+
+/* A command line as of `kvfs mount`. Usage errors and --help end the process. */
+void kvfs_options_parse(struct kvfs_mount_options *o, int argc, char **argv);
+/* A command line as mount(8) makes it for its helpers: SRC MNT [-sfnvrw] [-t TYPE] -o OPTIONS. */
+int kvfs_options_parse_helper(struct kvfs_mount_options *o, int argc, char **argv,
+                              struct ct_err *err);
+
+/* The list after -o: `name[=value]` with commas between; `\,` is a comma, `\\` a backslash. What
+ * mount(8) adds for itself is ignored, anything else unknown is CT_USAGE. */
+int kvfs_options_list(struct kvfs_mount_options *o, const char *list, struct ct_err *err);
+
+/* Fills in what nobody said: owner, worker's user, memory, threads. */
+int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err);
+
+#endif

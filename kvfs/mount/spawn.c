@@ -1,0 +1,185 @@
+#include "kvfs/mount/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Beside the slots: keys, headers, stacks. */
+static const rlim_t lock_margin = 64 << 20;
+
+enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX + 1 };
+
+static void raise_limits(uint64_t memory)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &r);
+    }
+    if (getrlimit(RLIMIT_MEMLOCK, &r) == 0) {
+        rlim_t want = memory + lock_margin;
+        if (geteuid() == 0 && r.rlim_max < want) {
+            const struct rlimit more = {want, want};
+            if (setrlimit(RLIMIT_MEMLOCK, &more) == 0) {
+                return;
+            }
+        }
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_MEMLOCK, &r);
+    }
+}
+
+/* What sanitizers are told goes on to the worker; nothing else does. */
+static char **worker_environment(void)
+{
+    static const char *const names[] = {"ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
+                                        "TSAN_OPTIONS"};
+    static char lines[sizeof(names) / sizeof(names[0])][1024];
+    static char *env[sizeof(names) / sizeof(names[0]) + 1];
+    size_t n = 0;
+    for (size_t i = 0; KVFS_SANITIZED && i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *value = getenv(names[i]);
+        if (value) {
+            (void)snprintf(lines[n], sizeof(lines[n]), "%s=%s", names[i], value);
+            env[n] = lines[n];
+            n++;
+        }
+    }
+    return env;
+}
+
+/* In the child: fds[i] becomes descriptor first + i; all above is closed. */
+static int arrange(int *fds, size_t count, int first)
+{
+    int end = first + (int)count;
+    for (size_t i = 0; i < count; i++) {
+        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, end); /* out of the way of those still to come */
+        if (fds[i] < 0) {
+            return -1;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (dup2(fds[i], first + (int)i) < 0) {
+            return -1;
+        }
+    }
+    return (int)syscall(SYS_close_range, end, ~0U, 0);
+}
+
+static void exec_worker(int *fds, size_t count, int said, const char *mountpoint)
+{
+    sigset_t none;
+    char *const argv[] = {(char[]){"kvfs"}, (char[]){"worker"}, (char *)(uintptr_t)mountpoint,
+                          NULL};
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    (void)setsid();
+    (void)signal(SIGTERM, SIG_IGN);
+    (void)signal(SIGINT, SIG_IGN);
+    (void)signal(SIGHUP, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    if (dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
+        dup2(said, STDERR_FILENO) >= 0 && arrange(fds, count, KVFS_FD_CONTROL) == 0) {
+        (void)execve("/proc/self/exe", argv, worker_environment());
+    }
+    (void)dprintf(STDERR_FILENO, "kvfs: error: can't execute /proc/self/exe: %s\n",
+                  strerror(errno));
+    _exit(1);
+}
+
+static int say_hello(int control, const struct kvfs_config *config,
+                     const struct kvfs_key_files *keys, struct ct_err *err)
+{
+    struct kvfs_hello *hello = calloc(1, sizeof(*hello));
+    if (!hello) {
+        return ct_err_set(err, CT_NOMEM, "no memory to start the worker");
+    }
+    hello->size = sizeof(*hello);
+    hello->key_count = (uint32_t)keys->count;
+    hello->config = *config;
+    for (size_t i = 0; i < keys->count; i++) {
+        (void)snprintf(hello->key_names[i], sizeof(hello->key_names[i]), "%.63s",
+                       keys->items[i].name);
+    }
+    int rc = kvfs_control_send(control, hello, sizeof(*hello), -1, true, err);
+    free(hello);
+    return rc;
+}
+
+static int make_shared(struct kvfs_shared **out, struct ct_err *err)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    int fd = memfd_create("kvfs-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    /* A worker that shrank it would kill us with SIGBUS. */
+    if (fd < 0 || ftruncate(fd, (off_t)page) ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+        ct_err_sys(err, errno, "memfd");
+    } else {
+        void *p = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
+        if (p != MAP_FAILED) {
+            *out = p;
+            return fd;
+        }
+        ct_err_sys(err, errno, "memfd");
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return -1;
+}
+
+static pid_t fork_worker(const struct kvfs_config *config, const struct kvfs_key_files *keys,
+                         const struct kvfs_mounted *mounted, int control, int shared, int said)
+{
+    int fds[FDS_MAX] = {control, mounted->fuse_fd, shared};
+    size_t count = KVFS_FD_KEYS - KVFS_FD_CONTROL;
+    for (size_t i = 0; i < keys->count; i++) {
+        fds[count++] = keys->items[i].fd;
+    }
+    fds[count++] = mounted->comm_fd;
+    pid_t pid = fork();
+    if (pid == 0) {
+        exec_worker(fds, count, said, config->mountpoint);
+    }
+    return pid;
+}
+
+int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_files *keys,
+                      const struct kvfs_mounted *mounted, struct kvfs_worker *out,
+                      struct ct_err *err)
+{
+    int pair[2];
+    int pipes[2];
+    raise_limits(config->memory);
+    ct_autofd shared = make_shared(&out->shared, err);
+    if (shared < 0) {
+        return -1;
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) || pipe2(pipes, O_CLOEXEC)) {
+        return ct_err_sys(err, errno, "can't start the worker"); /* and end: nothing to close */
+    }
+    out->control = pair[0];
+    out->said = pipes[0];
+    out->pid = fork_worker(config, keys, mounted, pair[1], shared, pipes[1]);
+    int sys = errno;
+    close(pair[1]);
+    close(pipes[1]);
+    if (out->pid < 0) {
+        return ct_err_sys(err, sys, "can't start the worker");
+    }
+    out->pidfd = (int)syscall(SYS_pidfd_open, out->pid, 0);
+    if (out->pidfd < 0) {
+        return ct_err_sys(err, errno, "pidfd_open");
+    }
+    (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
+    return say_hello(out->control, config, keys, err);
+}

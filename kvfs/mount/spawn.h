@@ -1,0 +1,27 @@
+/*
+ * Starts the worker: this executable again, with the descriptors of control.h, no environment, and
+ * deaf to signals that are meant for the supervisor.
+ */
+#ifndef KVFS_MOUNT_SPAWN_H
+#define KVFS_MOUNT_SPAWN_H
+
+#include <sys/types.h>
+
+#include "kvfs/keys_arg.h"
+#include "kvfs/mount/control.h"
+#include "kvfs/mount/mounter.h"
+
+struct kvfs_worker {
+    pid_t pid;
+    int pidfd;
+    int control;                /* our end */
+    int said;                   /* what it writes to stderr */
+    struct kvfs_shared *shared; /* hostile */
+};
+
+/* Starts it and says hello. Limits of descriptors and locked memory are raised for both. */
+int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_files *keys,
+                      const struct kvfs_mounted *mounted, struct kvfs_worker *out,
+                      struct ct_err *err);
+
+#endif

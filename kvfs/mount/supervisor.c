@@ -1,0 +1,462 @@
+#include "kvfs/mount/supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "format/base/log.h"
+#include "kvfs/kvfs.h"
+#include "kvfs/mount/keeper.h"
+#include "kvfs/mount/logsink.h"
+#include "kvfs/mount/openat.h"
+#include "kvfs/mount/refuse.h"
+#include "kvfs/term.h"
+
+enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, SAID_TURNS = 64 };
+
+enum stage {
+    STARTING, /* the worker has not said READY */
+    RUNNING,
+    UNMOUNTED, /* by us: the worker will end by itself */
+    SEALING,   /* told to seal and end */
+    KILLED,
+};
+
+struct supervisor {
+    struct kvfs_job *job;
+    const struct kvfs_config *config;
+    struct kvfs_mounted mounted;
+    struct kvfs_worker worker;
+    int clone_fd;  /* -1: the worker's death revokes nothing */
+    int status_fd; /* tells the waiting `kvfs mount` its exit code; -1 when done */
+    int signal_fd;
+    enum stage stage;
+    int64_t deadline; /* of the stage; 0: none */
+    bool ready;       /* the worker has said READY */
+    bool stopped;     /* on demand, so that the worker's end is no failure */
+    struct kvfs_request request;
+    struct kvfs_reply reply;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void enter(struct supervisor *s, enum stage stage, int64_t ms)
+{
+    s->stage = stage;
+    s->deadline = ms ? now_ms() + ms : 0;
+}
+
+/* ---- The waiting `kvfs mount` ---- */
+
+/* Gives it its exit code and lets go of the terminal. Whether it was still there. */
+static bool report(struct supervisor *s, char code)
+{
+    if (s->status_fd < 0) {
+        return true;
+    }
+    bool told = write(s->status_fd, &code, 1) == 1;
+    close(s->status_fd);
+    s->status_fd = -1;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= STDERR_FILENO && null >= 0; fd++) {
+        (void)dup2(null, fd);
+    }
+    if (null > STDERR_FILENO) {
+        close(null);
+    }
+    return told;
+}
+
+/* Text of the worker or of an error, on the terminal while there is one. */
+static void tell(const char *what, const char *text)
+{
+    (void)fprintf(stderr, "kvfs mount: %s", what);
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        kvfs_print_safe(stderr, text, n);
+        (void)fputc('\n', stderr);
+    }
+}
+
+/* ---- Ways to end ---- */
+
+static void end_worker(struct supervisor *s)
+{
+    if (s->stage != KILLED) {
+        (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGKILL, NULL, 0);
+        enter(s, KILLED, 0);
+    }
+}
+
+/* EOF on its socket tells the worker to seal and to end. */
+static void seal_worker(struct supervisor *s)
+{
+    (void)shutdown(s->worker.control, SHUT_RDWR);
+    enter(s, SEALING, SEALING_MS);
+}
+
+static void unmount(void *ctx)
+{
+    struct supervisor *s = ctx;
+    struct ct_err err = CT_ERR_INIT;
+    if (kvfs_mounter_umount(&s->mounted, true, &err)) {
+        ct_log(CT_LOG_ERROR, "can't unmount: %s", err.msg);
+    }
+}
+
+/* The worker is dead. */
+static void refuse(struct supervisor *s)
+{
+    if (s->clone_fd >= 0) {
+        kvfs_refuse(s->clone_fd, s->worker.shared, unmount, s);
+    } else {
+        unmount(s);
+    }
+}
+
+static void stop(struct supervisor *s)
+{
+    struct ct_err err = CT_ERR_INIT;
+    s->stopped = true;
+    if (s->stage > RUNNING) {
+        return;
+    }
+    if (s->stage == RUNNING && kvfs_mounter_umount(&s->mounted, false, &err) == 0) {
+        enter(s, UNMOUNTED, UNMOUNTED_MS);
+        return;
+    }
+    ct_log(CT_LOG_WARN, "stopping although it is in use: nothing stays readable");
+    seal_worker(s);
+}
+
+static void on_deadline(struct supervisor *s)
+{
+    if (s->stage == UNMOUNTED) {
+        seal_worker(s); /* unmounted here, but a copy lives on in another mount namespace */
+    } else if (s->stage == SEALING) {
+        ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
+        end_worker(s);
+    }
+}
+
+/* ---- Requests ---- */
+
+static bool is_sound(const struct kvfs_request *r)
+{
+    return r->size == sizeof(*r) && memchr(r->path, '\0', sizeof(r->path)) &&
+           memchr(r->text, '\0', sizeof(r->text)) &&
+           (r->type != KVFS_REQ_OPEN || kvfs_path_is_plain(r->path));
+}
+
+static void open_key(struct supervisor *s, int *fd)
+{
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_reply *reply = &s->reply;
+    memset(reply, 0, sizeof(*reply));
+    *fd = -1;
+    if (s->job->key_dir_fd < 0) {
+        reply->error = ENOKEY;
+        (void)snprintf(reply->text, sizeof(reply->text),
+                       "the key is in %.600s, and there is no --key-dir to look in",
+                       s->request.path);
+        return;
+    }
+    int got =
+        kvfs_key_dir_open(s->job->key_dir_fd, s->job->options->keys.key_dir, s->request.path, &err);
+    if (got >= 0 && (fstat(got, &reply->st) || !S_ISREG(reply->st.st_mode))) {
+        close(got);
+        got = ct_err_set(&err, CT_NOKEY, "the key file %s is no regular file", s->request.path);
+    }
+    if (got < 0) {
+        reply->error = ct_err_errno(&err);
+        (void)snprintf(reply->text, sizeof(reply->text), "%s", err.msg);
+    }
+    *fd = got;
+}
+
+static void answer(struct supervisor *s)
+{
+    struct ct_err err = CT_ERR_INIT;
+    int fd = -1;
+    if (s->request.type == KVFS_REQ_OPEN) {
+        kvfs_open_source(s->job->source_fd, s->config->source, s->request.path, &s->reply, &fd);
+    } else {
+        open_key(s, &fd);
+    }
+    if (kvfs_control_send(s->worker.control, &s->reply, sizeof(s->reply), fd, true, &err)) {
+        ct_log(CT_LOG_ERROR, "%s: ending the worker", err.msg);
+        end_worker(s);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static void on_ready(struct supervisor *s)
+{
+    kvfs_mounter_set_readahead(&s->mounted, s->config->readahead_kb);
+    if (*s->request.text) {
+        tell("", s->request.text);
+    }
+    kvfs_logsink_start();
+    ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
+    s->ready = true;
+    enter(s, RUNNING, 0);
+    if (!report(s, KVFS_DONE)) {
+        stop(s); /* interrupted */
+    }
+}
+
+static void on_control(struct supervisor *s)
+{
+    struct ct_err err = CT_ERR_INIT;
+    int rc = kvfs_control_recv(s->worker.control, &s->request, sizeof(s->request), NULL, &err);
+    if (rc == 0) {
+        if (s->stage <= RUNNING) {
+            enter(s, SEALING, SEALING_MS); /* it is ending; the pidfd will tell how */
+        }
+        return;
+    }
+    if (rc < 0 || !is_sound(&s->request)) {
+        ct_log(CT_LOG_ERROR, "the worker sent something that no worker sends: ending it");
+        end_worker(s);
+        return;
+    }
+    switch (s->request.type) {
+    case KVFS_REQ_OPEN:
+    case KVFS_REQ_OPEN_KEY:
+        answer(s);
+        return;
+    case KVFS_REQ_READY:
+        if (s->stage == STARTING) {
+            on_ready(s);
+        }
+        return;
+    case KVFS_REQ_FAILED:
+        tell("", s->request.text);
+        s->stopped = true;
+        seal_worker(s);
+        return;
+    default:
+        end_worker(s);
+    }
+}
+
+/* ---- The loop ---- */
+
+static void on_said(struct supervisor *s)
+{
+    char text[4096];
+    ssize_t n = 1;
+    for (int i = 0; i < SAID_TURNS && (n = read(s->worker.said, text, sizeof(text))) > 0; i++) {
+        kvfs_logsink_forward(text, (size_t)n);
+    }
+    if (n == 0) {
+        kvfs_logsink_forward(NULL, 0);
+        close(s->worker.said);
+        s->worker.said = -1;
+    }
+}
+
+static const char *describe_end(int status, char out[static 64])
+{
+    if (WIFSIGNALED(status)) {
+        (void)snprintf(out, 64, "killed by signal %d (%s)%s", WTERMSIG(status),
+                       strsignal(WTERMSIG(status)), /* NOLINT(concurrency-mt-unsafe) */
+                       WTERMSIG(status) == SIGSYS ? ": a system call not on its list" : "");
+    } else {
+        (void)snprintf(out, 64, "exit %d", WEXITSTATUS(status));
+    }
+    return out;
+}
+
+/* The exit code of the supervisor. */
+static int on_worker_end(struct supervisor *s)
+{
+    char how[64];
+    int status = 0;
+    (void)waitpid(s->worker.pid, &status, 0);
+    if (s->worker.said >= 0) {
+        on_said(s);
+    }
+    bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
+    if (!clean) {
+        refuse(s);
+    }
+    if (s->ready && (clean || s->stopped)) {
+        ct_log(CT_LOG_INFO, "unmounted");
+        return KVFS_DONE;
+    }
+    if (s->stopped) {
+        return KVFS_FAILED; /* why has been told */
+    }
+    describe_end(status, how);
+    ct_log(CT_LOG_ERROR, "the worker died (%s)%s", how, s->ready ? ": refused and unmounted" : "");
+    if (!s->ready && *kvfs_logsink_last_words()) {
+        tell("its last words: ", kvfs_logsink_last_words());
+    }
+    return KVFS_FAILED;
+}
+
+static int timeout(const struct supervisor *s)
+{
+    if (!s->deadline) {
+        return -1;
+    }
+    int64_t left = s->deadline - now_ms();
+    return left < 0 ? 0 : (int)left;
+}
+
+static int loop(struct supervisor *s)
+{
+    for (;;) {
+        struct pollfd p[] = {
+            {.fd = s->stage <= UNMOUNTED ? s->worker.control : -1, .events = POLLIN},
+            {.fd = s->worker.said, .events = POLLIN},
+            {.fd = s->signal_fd, .events = POLLIN},
+            {.fd = s->status_fd, .events = 0}, /* POLLERR: nobody waits for us any more */
+            {.fd = s->worker.pidfd, .events = POLLIN},
+        };
+        int n = poll(p, sizeof(p) / sizeof(p[0]), timeout(s));
+        if (n < 0 && errno != EINTR) {
+            end_worker(s);
+        }
+        if (n == 0) {
+            on_deadline(s);
+        }
+        if (n <= 0) {
+            continue;
+        }
+        if (p[1].revents) {
+            on_said(s);
+        }
+        if (p[0].revents) {
+            on_control(s);
+        }
+        if (p[2].revents) {
+            struct signalfd_siginfo info;
+            ssize_t ignored = read(s->signal_fd, &info, sizeof(info));
+            (void)ignored;
+            stop(s);
+        }
+        if (p[3].revents && s->status_fd >= 0) {
+            close(s->status_fd);
+            s->status_fd = -1;
+            stop(s);
+        }
+        if (p[4].revents) {
+            return on_worker_end(s);
+        }
+    }
+}
+
+static int start(struct supervisor *s, struct ct_err *err)
+{
+    const struct kvfs_mount_options *o = s->job->options;
+    struct ct_err why = CT_ERR_INIT;
+    if (kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
+        return -1;
+    }
+    s->clone_fd = kvfs_refuse_clone(s->mounted.fuse_fd, &why);
+    if (s->clone_fd < 0) {
+        ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
+    }
+    if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
+        unmount(s);
+        return -1;
+    }
+    /* A dup of the worker's descriptor would keep its unanswered requests alive. */
+    close(s->mounted.fuse_fd);
+    kvfs_key_files_close(s->job->keys);
+    const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
+                           s->status_fd,      s->job->source_fd, s->job->key_dir_fd};
+    if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, s->config->foreground, foreign,
+                          sizeof(foreign) / sizeof(foreign[0]), err)) {
+        unmount(s);
+        return -1;
+    }
+    return 0;
+}
+
+static int supervise(struct kvfs_job *job, int status_fd)
+{
+    struct ct_err err = CT_ERR_INIT;
+    sigset_t signals;
+    struct supervisor *s = calloc(1, sizeof(*s));
+    if (!s) {
+        return KVFS_FAILED;
+    }
+    s->job = job;
+    s->config = &job->options->config;
+    s->status_fd = status_fd;
+    s->worker.pidfd = s->worker.said = s->clone_fd = -1;
+    (void)prctl(PR_SET_NAME, "kvfs-supervisor", 0, 0, 0);
+    if (chdir("/")) {
+        perror("kvfs mount: /");
+    }
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)sigemptyset(&signals);
+    (void)sigaddset(&signals, SIGTERM);
+    (void)sigaddset(&signals, SIGINT);
+    (void)sigaddset(&signals, SIGHUP);
+    (void)sigprocmask(SIG_BLOCK, &signals, NULL);
+    s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (start(s, &err)) {
+        tell("", err.msg);
+        report(s, KVFS_FAILED);
+        free(s);
+        return KVFS_FAILED;
+    }
+    int rc = loop(s);
+    report(s, (char)rc);
+    free(s);
+    return rc;
+}
+
+/* In the background: the parent waits for a byte, its exit code. */
+int kvfs_supervise(struct kvfs_job *job)
+{
+    int status[2];
+    char code = KVFS_FAILED;
+    if (job->options->config.foreground) {
+        return supervise(job, -1);
+    }
+    if (pipe2(status, O_CLOEXEC)) {
+        perror("kvfs mount: pipe");
+        return KVFS_FAILED;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(status[0]);
+        (void)setsid();
+        exit(supervise(job, status[1])); /* NOLINT(concurrency-mt-unsafe) */
+    }
+    close(status[1]);
+    if (pid < 0) {
+        perror("kvfs mount: fork");
+        return KVFS_FAILED;
+    }
+    ssize_t n;
+    while ((n = read(status[0], &code, 1)) < 0 && errno == EINTR) {
+    }
+    if (n == 0) {
+        (void)fputs("kvfs mount: the supervisor died\n", stderr);
+    }
+    return code;
+}

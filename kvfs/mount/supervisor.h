@@ -1,0 +1,24 @@
+/*
+ * The supervisor of one mount: mounts, starts the worker and serves its requests, and when either
+ * of the two has to go, sees to it that nothing is left: no mount, no readable page.
+ *
+ * It parses options, /proc and messages of fixed size, nothing else; it never touches its own
+ * mount, which would have to wait for itself.
+ */
+#ifndef KVFS_MOUNT_SUPERVISOR_H
+#define KVFS_MOUNT_SUPERVISOR_H
+
+#include "kvfs/mount/options.h"
+
+struct kvfs_job {
+    const struct kvfs_mount_options *options; /* complete; SRC, MNT and --key-dir resolved */
+    int source_fd;                            /* SRC */
+    int key_dir_fd;                           /* --key-dir, or -1 */
+    struct kvfs_key_files *keys;              /* closed as soon as the worker has them */
+};
+
+/* Mounts, and returns when the mount answers (in the background) or when it has ended (in the
+ * foreground): the exit code of `kvfs mount`. What went wrong is on stderr. */
+int kvfs_supervise(struct kvfs_job *job);
+
+#endif
