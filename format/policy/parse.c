@@ -499,7 +499,8 @@ static int parse_assign(struct parser *ps, struct ct_stmt *s, const struct ct_ex
     return new_var(ps, name, &s->var);
 }
 
-static int parse_statement(struct parser *ps, struct ct_stmt *s)
+/* `fresh`: it follows `;` or the opening brace, not just a new line. */
+static int parse_statement(struct parser *ps, struct ct_stmt *s, bool fresh)
 {
     s->line = ps->now.line;
     if (is_word(ps, "some")) {
@@ -516,8 +517,8 @@ static int parse_statement(struct parser *ps, struct ct_stmt *s)
         }
     }
     /* The reference takes `-`, and could take brackets, to go on with the line before. */
-    if (ps->now.type == TOK_PUNCT) {
-        return FAIL(ps, "a statement that begins with `%s` is not in the subset", ps->now.text);
+    if (ps->now.type == TOK_PUNCT && !fresh) {
+        return FAIL(ps, "a line that begins with `%s` is not in the subset", ps->now.text);
     }
     s->expr = parse_expr(ps);
     if (!s->expr) {
@@ -538,14 +539,16 @@ static int parse_block(struct parser *ps, struct ct_stmt **out)
     if (is_punct(ps, "}")) {
         return FAIL(ps, "an empty body");
     }
+    bool fresh = true;
     while (!is_punct(ps, "}")) {
         struct ct_stmt *s = alloc(ps, 1, sizeof(*s));
-        if (!s || parse_statement(ps, s)) {
+        if (!s || parse_statement(ps, s, fresh)) {
             return -1;
         }
         *out = s;
         out = &s->next;
-        if (is_punct(ps, ";") || ps->now.type == TOK_NEWLINE) {
+        fresh = is_punct(ps, ";");
+        if (fresh || ps->now.type == TOK_NEWLINE) {
             if (advance(ps) || skip_newlines(ps)) {
                 return -1;
             }
@@ -562,7 +565,7 @@ static int parse_body(struct parser *ps, struct ct_stmt **out)
         return parse_block(ps, out);
     }
     *out = alloc(ps, 1, sizeof(**out));
-    return *out ? parse_statement(ps, *out) : -1;
+    return *out ? parse_statement(ps, *out, true) : -1;
 }
 
 /* ---- rules ---- */

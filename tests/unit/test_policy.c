@@ -46,7 +46,7 @@ static const struct {
     const char *text;
     const char *named; /* NULL: allowed */
 } more[] = {
-    {"package model\nallow if { x := 1; x := 1 }", "assigned twice"},
+    {"package model\nallow if { x := 1; x := 1 }", "only a new variable"},
     {"package model\nallow if { x := input.uid }", "never used"},
     {"package model\nx := 1\nallow if { x := 1; x == 1 }", "variable and a rule"},
     {"package model\na if { b }\nb if { a }\nallow if { not a }", "needs itself"},
