@@ -2,6 +2,7 @@
 
 #include <jansson.h>
 #include <openssl/rand.h>
+#include <sodium.h>
 #include <string.h>
 #include <strings.h>
 
@@ -60,35 +61,33 @@ static int read_master(const json_t *jwk, struct key *k, struct ct_err *err)
         return ct_err_set(err, CT_UNSUPPORTED, "algorithm \"%.32s\" is not known", alg);
     }
     size_t n = ct_alg_key_len(k->alg);
-    if (!bytes_of(jwk, "k", bytes, n)) {
-        return ct_err_set(err, CT_MALFORMED, "k is not %zu bytes of base64", n);
+    if (bytes_of(jwk, "k", bytes, n)) {
+        k->bytes = ct_secret_from(bytes, n, err);
+    } else {
+        ct_err_set(err, CT_MALFORMED, "k is not %zu bytes of base64", n);
     }
-    k->bytes = ct_secret_from(bytes, n, err);
     ct_wipe(bytes, sizeof(bytes));
     return k->bytes ? 0 : -1;
 }
 
-static int read_pair(const json_t *jwk, struct key *k, struct ct_err *err)
+/* The reference says so by alg, RFC 8037 by crv (and an alg of EdDSA). */
+static bool is_ed25519(const char *alg, const char *crv)
 {
-    const char *alg = text_of(jwk, "alg");
-    const char *crv = text_of(jwk, "crv");
+    bool by_alg = strcasecmp(alg, "ed25519") == 0;
+    bool by_crv = strcasecmp(crv, "ed25519") == 0;
+    return (by_alg && (by_crv || !*crv)) || (by_crv && (!*alg || strcasecmp(alg, "eddsa") == 0));
+}
+
+/* The private half, and that the public one belongs to it. */
+static int read_seed(const json_t *jwk, struct key *k, bool has_x, struct ct_err *err)
+{
     uint8_t seed[CT_ED25519_SEED];
-    bool named = strcasecmp(alg, "ed25519") == 0 || strcasecmp(crv, "ed25519") == 0;
-    if (!named || (*crv && strcasecmp(crv, "ed25519") != 0)) {
-        return ct_err_set(err, CT_UNSUPPORTED, "algorithm \"%.32s\" is not known", alg);
-    }
-    bool has_x = json_object_get(jwk, "x") != NULL;
-    if (has_x && !bytes_of(jwk, "x", k->pub, sizeof(k->pub))) {
-        return ct_err_set(err, CT_MALFORMED, "x is not 32 bytes of base64");
-    }
-    if (!json_object_get(jwk, "d")) {
-        return has_x ? 0 : ct_err_set(err, CT_MALFORMED, "neither x nor d");
-    }
-    if (!bytes_of(jwk, "d", seed, sizeof(seed))) {
-        return ct_err_set(err, CT_MALFORMED, "d is not 32 bytes of base64");
-    }
     uint8_t pub[CT_ED25519_PUB];
-    k->bytes = ct_secret_from(seed, sizeof(seed), err);
+    if (bytes_of(jwk, "d", seed, sizeof(seed))) {
+        k->bytes = ct_secret_from(seed, sizeof(seed), err);
+    } else {
+        ct_err_set(err, CT_MALFORMED, "d is not 32 bytes of base64");
+    }
     ct_wipe(seed, sizeof(seed));
     if (!k->bytes || ct_ed25519_public(k->bytes, pub, err)) {
         return -1;
@@ -98,6 +97,22 @@ static int read_pair(const json_t *jwk, struct key *k, struct ct_err *err)
     }
     memcpy(k->pub, pub, sizeof(pub));
     return 0;
+}
+
+static int read_pair(const json_t *jwk, struct key *k, struct ct_err *err)
+{
+    const char *alg = text_of(jwk, "alg");
+    bool has_x = json_object_get(jwk, "x") != NULL;
+    if (!is_ed25519(alg, text_of(jwk, "crv"))) {
+        return ct_err_set(err, CT_UNSUPPORTED, "algorithm \"%.32s\" is not known", alg);
+    }
+    if (has_x && !bytes_of(jwk, "x", k->pub, sizeof(k->pub))) {
+        return ct_err_set(err, CT_MALFORMED, "x is not 32 bytes of base64");
+    }
+    if (json_object_get(jwk, "d")) {
+        return read_seed(jwk, k, has_x, err);
+    }
+    return has_x ? 0 : ct_err_set(err, CT_MALFORMED, "neither x nor d");
 }
 
 static int read_jwk(const json_t *jwk, struct key *k, struct ct_err *err)
@@ -181,21 +196,29 @@ int ct_keyring_add(struct ct_keyring *r, const uint8_t *json, size_t n, const ch
 
 static bool same_key(const struct key *a, const struct key *b)
 {
+    if (a->alg != b->alg) {
+        return false;
+    }
     if (a->alg == CT_ALG_NONE) {
         return memcmp(a->pub, b->pub, sizeof(a->pub)) == 0;
     }
-    size_t n = ct_secret_len(a->bytes);
-    return n == ct_secret_len(b->bytes) &&
-           memcmp(ct_secret_peek(a->bytes), ct_secret_peek(b->bytes), n) == 0;
+    return sodium_memcmp(ct_secret_peek(a->bytes), ct_secret_peek(b->bytes),
+                         ct_alg_key_len(a->alg)) == 0;
 }
 
 /* What a search for one key found. */
 struct choice {
-    const struct key *key;
-    bool several;   /* that differ */
-    bool other_alg; /* one of that kid, for another algorithm */
+    const struct key *key; /* NULL: none */
+    bool several;          /* that differ */
+    bool other_alg;        /* `key` is for another algorithm */
 };
 
+static bool chosen(const struct choice *c)
+{
+    return c->key && !c->several && !c->other_alg;
+}
+
+/* By kty and kid; without a kid, by kty and algorithm. */
 static struct choice choose(const struct ct_keyring *r, enum ct_alg alg, struct ct_span kid)
 {
     struct choice c = {0};
@@ -203,13 +226,12 @@ static struct choice choose(const struct ct_keyring *r, enum ct_alg alg, struct 
         const struct key *k = &r->keys[i];
         struct ct_span have = kid_of(k);
         if ((k->alg == CT_ALG_NONE) != (alg == CT_ALG_NONE) ||
-            (kid.n && !ct_span_is(have, kid.p, kid.n))) {
+            (kid.n ? !ct_span_is(have, kid.p, kid.n) : k->alg != alg)) {
             continue;
         }
-        if (k->alg != alg) {
-            c.other_alg = true;
-        } else if (!c.key) {
+        if (!c.key) {
             c.key = k;
+            c.other_alg = k->alg != alg;
         } else if (!same_key(c.key, k)) {
             c.several = true;
         }
@@ -226,7 +248,7 @@ static int no_key(const char *what, struct ct_span kid, const struct choice *c, 
                      : ct_err_set(err, CT_NOKEY, "the header names no %s, and there are several",
                                   what);
     }
-    if (kid.n && c->other_alg) {
+    if (c->other_alg) {
         return ct_err_set(err, CT_REJECTED, "the %s of kid %.*s is for another algorithm", what, n,
                           kid.p);
     }
@@ -271,27 +293,20 @@ static int ring_master(struct ct_keysource *ks, const struct ct_keyref *ref, str
 {
     struct ct_keyring *r = (struct ct_keyring *)ks;
     struct choice c = choose(r, ref->alg, ref->kid);
-    if (c.key && !c.several) {
-        return copy_master(&c, out, err);
+    struct ct_keyring *there = c.key ? NULL : ring_of_jku(r, ref->jku);
+    if (there) {
+        c = choose(there, ref->alg, ref->kid);
     }
-    if (!c.several && !c.other_alg && ref->jku.n) {
-        struct ct_keyring *ring = ring_of_jku(r, ref->jku);
-        if (ring) {
-            c = choose(ring, ref->alg, ref->kid);
-            int result = c.key && !c.several ? copy_master(&c, out, err)
-                                             : no_key("master key", ref->kid, &c, err);
-            ct_keyring_free(ring);
-            return result;
-        }
-    }
-    return no_key("master key", ref->kid, &c, err);
+    int result = chosen(&c) ? copy_master(&c, out, err) : no_key("master key", ref->kid, &c, err);
+    ct_keyring_free(there);
+    return result;
 }
 
 static int ring_verify(struct ct_keysource *ks, const struct ct_keyref *ref,
                        uint8_t pub[static CT_ED25519_PUB], struct ct_err *err)
 {
     struct choice c = choose((struct ct_keyring *)ks, CT_ALG_NONE, ref->kid);
-    if (!c.key || c.several) {
+    if (!chosen(&c)) {
         return no_key("verification key", ref->kid, &c, err);
     }
     memcpy(pub, c.key->pub, CT_ED25519_PUB);
@@ -349,7 +364,7 @@ static const struct key *for_writing(const struct ct_keyring *r, bool sign, cons
         if ((k->alg == CT_ALG_NONE) != sign || !k->bytes || (kid && strcmp(kid, k->kid) != 0)) {
             continue;
         }
-        if (found && (found->alg != k->alg || !same_key(found, k))) {
+        if (found && !same_key(found, k)) {
             ct_err_set(err, CT_USAGE, kid ? "several %ss have this kid" : "several %ss: name one",
                        what);
             return NULL;
