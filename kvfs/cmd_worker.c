@@ -1,4 +1,4 @@
-#include <stdlib.h>
+#include <sys/prctl.h>
 
 #include "format/base/secret.h"
 #include "kvfs/kvfs.h"
@@ -10,6 +10,7 @@ int cmd_worker(int argc, char **argv)
     static const struct kvfs_sandbox sandbox = {kvfs_sandbox_drop, kvfs_sandbox_close};
     (void)argc;
     (void)argv;
+    (void)prctl(PR_SET_NAME, "kvfs-worker"); /* it was started as /proc/self/exe */
     if (ct_secret_init(NULL)) {
         return KVFS_FAILED;
     }

@@ -86,7 +86,7 @@ def run(checks, keys, first, second):
             attack = Attack(first)
             data = read(attack.file(name))
             with open(attack.file(name), "wb") as file:
-                file.write(data.replace(b"o", b"0", 1))
+                file.write(data.replace(b"e", b"3", 1))
             with attack.mount(keys) as m:
                 assert outcome(os.path.join(m.path, name)) in ("EBADMSG", "EKEYREJECTED")
                 untouched(m, first, SHARD.format(2), "tokenizer.json")
