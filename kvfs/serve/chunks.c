@@ -4,13 +4,12 @@
 #include <string.h>
 
 #include "format/base/secret.h"
+#include "kvfs/serve/chunks_parts.h"
 #include "kvfs/serve/damage.h"
-#include "kvfs/serve/pool.h"
 #include "kvfs/serve/serve.h"
-#include "kvfs/serve/slots.h"
 
 /*
- * A read takes one of three ways. All bytes ready in one slot: the FUSE thread replies from it. One
+ * A read takes one of three ways. All bytes ready: the FUSE thread replies from their slots. One
  * extent, not ready: a job; while another thread fills that extent the job waits in the slot's
  * list, and the filler puts it back in front of the queue. Several extents: a job that copies them
  * one by one into its thread's assembly buffer.
@@ -18,45 +17,6 @@
  * No deadlock with few slots: a thread holds at most one slot. A filler never waits for anything
  * but the source; whoever waits for a slot, or for another's filling, holds none.
  */
-
-struct kvfs_job {
-    struct kvfs_job *next;
-    fuse_req_t req;
-    struct kvfs_node *node;
-    struct kvfs_content *content; /* a reference */
-    uint64_t offset;
-    uint32_t size;
-};
-
-enum { PREFETCH_MAX = 32 };
-
-struct wish { /* an extent that may be wanted soon */
-    struct kvfs_node *node;
-    struct kvfs_content *content; /* a reference */
-    uint32_t extent;
-};
-
-struct kvfs_chunks {
-    struct kvfs_serve *serve;
-    struct kvfs_slots slots;
-    struct kvfs_pool *pool;
-    unsigned threads;
-
-    pthread_mutex_t lock;   /* guards what follows, and the slots' bookkeeping */
-    pthread_cond_t work;    /* there is a job or a wish */
-    pthread_cond_t changed; /* a slot was filled or unpinned */
-    struct kvfs_job *first, **last;
-    struct wish wishes[PREFETCH_MAX];
-    unsigned wish_first, wish_count;
-    unsigned busy; /* threads at work, FUSE threads that reply from a slot included */
-    bool sealed, stopping;
-    struct kvfs_chunks_stats stats;
-};
-
-static void count(uint64_t *counter, uint64_t n)
-{
-    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
-}
 
 /* ---- jobs ---- */
 
@@ -112,10 +72,8 @@ static void note_stale(struct kvfs_node *node)
     pthread_mutex_unlock(&node->lock);
 }
 
-/* Fills a slot that was just taken; the lock is held before and after, not meanwhile. On success
- * it is ready and pinned by the caller. */
-static int fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
-                struct kvfs_content *content, uint32_t extent, struct ct_err *err)
+int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
+                   struct kvfs_content *content, uint32_t extent, struct ct_err *err)
 {
     struct ct_damages damages = {0};
     slot->state = KVFS_SLOT_FILLING;
@@ -133,8 +91,8 @@ static int fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node 
         note_stale(node);
     }
     ct_damages_free(&damages);
-    count(&c->stats.bytes_decrypted, r ? 0 : slot->len);
-    count(&node->stats.extents_decrypted, 1);
+    kvfs_count(&c->stats.bytes_decrypted, r ? 0 : slot->len);
+    kvfs_count(&node->stats.extents_decrypted, 1);
 
     pthread_mutex_lock(&c->lock);
     slot->state = r ? KVFS_SLOT_FREE : KVFS_SLOT_READY;
@@ -153,7 +111,7 @@ static int fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node 
     return r;
 }
 
-static void unpin(struct kvfs_chunks *c, struct kvfs_slot *slot)
+void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot)
 {
     slot->pins--;
     pthread_cond_broadcast(&c->changed);
@@ -175,19 +133,19 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
         struct kvfs_slot *slot = kvfs_slots_find(&c->slots, j->node->id, extent);
         if (slot && slot->state == KVFS_SLOT_READY) {
             slot->pins++;
-            count(&c->stats.hits, 1);
+            kvfs_count(&c->stats.hits, 1);
             return slot;
         }
         if (slot && park) {
-            count(&c->stats.waits, 1);
+            kvfs_count(&c->stats.waits, 1);
             j->next = slot->waiters;
             slot->waiters = j;
             return NULL;
         }
         if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
-            count(&c->stats.misses, 1);
-            count(&c->stats.evicted_unread, unread);
-            *r = fill(c, slot, j->node, j->content, extent, err);
+            kvfs_count(&c->stats.misses, 1);
+            kvfs_count(&c->stats.evicted_unread, unread);
+            *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, err);
             return *r ? NULL : slot;
         }
         pthread_cond_wait(&c->changed, &c->lock);
@@ -240,7 +198,7 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
     }
     job_free(j);
     pthread_mutex_lock(&c->lock);
-    unpin(c, slot);
+    kvfs_slot_unpin(c, slot);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -261,7 +219,7 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
     pthread_mutex_unlock(&c->lock);
     memcpy(to, slot->buf + (at - slot->begin), stop - at);
     pthread_mutex_lock(&c->lock);
-    unpin(c, slot);
+    kvfs_slot_unpin(c, slot);
     pthread_mutex_unlock(&c->lock);
     return (ssize_t)(stop - at);
 }
@@ -311,80 +269,6 @@ static void answer(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *assembly)
     }
 }
 
-/* ---- prefetch ---- */
-
-static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
-                     uint32_t extent)
-{
-    if (c->wish_count == PREFETCH_MAX || kvfs_slots_find(&c->slots, node->id, extent)) {
-        return;
-    }
-    for (unsigned i = 0; i < c->wish_count; i++) {
-        const struct wish *w = &c->wishes[(c->wish_first + i) % PREFETCH_MAX];
-        if (w->node == node && w->extent == extent) {
-            return;
-        }
-    }
-    c->wishes[(c->wish_first + c->wish_count++) % PREFETCH_MAX] =
-        (struct wish){node, kvfs_content_ref(content), extent};
-    pthread_cond_signal(&c->work);
-}
-
-static void look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
-                       uint64_t offset, uint32_t size)
-{
-    size_t head = 0;
-    (void)kvfs_content_head(content, &head);
-    pthread_mutex_lock(&node->lock);
-    bool stream = kvfs_streams_note(&node->streams, offset, size);
-    pthread_mutex_unlock(&node->lock);
-    if (!stream || offset + size <= head) {
-        return;
-    }
-    uint32_t now = kvfs_content_extent_at(content, offset + size - 1);
-    uint32_t all = kvfs_content_extents(content);
-    pthread_mutex_lock(&c->lock);
-    for (uint32_t i = 1; i <= c->threads && now + i < all; i++) {
-        wish_for(c, node, content, now + i);
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
-/* With the lock held. */
-static void grant(struct kvfs_chunks *c)
-{
-    struct wish w = c->wishes[c->wish_first];
-    bool unread = false;
-    c->wish_first = (c->wish_first + 1) % PREFETCH_MAX;
-    c->wish_count--;
-    struct kvfs_slot *slot = kvfs_slots_find(&c->slots, w.node->id, w.extent);
-    if (!slot && (slot = kvfs_slots_take(&c->slots, true, &unread))) {
-        struct ct_err err = CT_ERR_INIT;
-        count(&c->stats.evicted_unread, unread);
-        count(&c->stats.prefetched, 1);
-        if (fill(c, slot, w.node, w.content, w.extent, &err) == 0) {
-            unpin(c, slot);
-        }
-    }
-    pthread_mutex_unlock(&c->lock);
-    kvfs_content_unref(w.content);
-    pthread_mutex_lock(&c->lock);
-}
-
-static void drop_wishes(struct kvfs_chunks *c, const struct kvfs_node *node)
-{
-    for (unsigned i = c->wish_count; i > 0; i--) {
-        struct wish w = c->wishes[c->wish_first];
-        c->wish_first = (c->wish_first + 1) % PREFETCH_MAX;
-        c->wish_count--;
-        if (!node || w.node == node) {
-            kvfs_content_unref(w.content);
-        } else {
-            c->wishes[(c->wish_first + c->wish_count++) % PREFETCH_MAX] = w;
-        }
-    }
-}
-
 /* ---- threads ---- */
 
 static void work(void *arg, unsigned number)
@@ -410,7 +294,7 @@ static void work(void *arg, unsigned number)
             answer(c, j, assembly);
             pthread_mutex_lock(&c->lock);
         } else {
-            grant(c);
+            kvfs_wish_grant(c);
         }
         c->busy--;
         pthread_cond_broadcast(&c->changed);
@@ -418,33 +302,79 @@ static void work(void *arg, unsigned number)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* From the FUSE thread, if all of it is ready in one slot. */
+enum { READY_MAX = 4 };
+
+/* The parts of a read that are ready, each in its pinned slot; the head, if it is part of it, in
+ * none. */
+struct ready {
+    struct iovec iov[READY_MAX];
+    struct kvfs_slot *slots[READY_MAX];
+    int count;
+};
+
+/* With the lock held. False, with nothing pinned, unless all of it is ready. */
+static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
+                    const struct kvfs_content *content, uint64_t offset, uint32_t size,
+                    struct ready *r)
+{
+    size_t head_len = 0;
+    const uint8_t *head = kvfs_content_head(content, &head_len);
+    uint64_t end = offset + size;
+    r->count = 0;
+    if (offset < head_len) {
+        r->slots[r->count] = NULL;
+        r->iov[r->count++] = (struct iovec){(void *)(head + offset), head_len - offset};
+        offset = head_len;
+    }
+    while (offset < end && r->count < READY_MAX) {
+        struct kvfs_slot *slot =
+            kvfs_slots_find(&c->slots, node->id, kvfs_content_extent_at(content, offset));
+        if (!slot || slot->state != KVFS_SLOT_READY) {
+            break;
+        }
+        uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
+        r->slots[r->count] = slot;
+        r->iov[r->count++] = (struct iovec){slot->buf + (offset - slot->begin), stop - offset};
+        offset = stop;
+    }
+    if (offset < end) {
+        return false;
+    }
+    for (int i = 0; i < r->count; i++) {
+        if (r->slots[i]) {
+            r->slots[i]->pins++;
+            kvfs_slots_touch(&c->slots, r->slots[i], (uint32_t)r->iov[i].iov_len);
+            kvfs_count(&c->stats.hits, 1);
+        }
+    }
+    return true;
+}
+
+/* From the FUSE thread, if all of it is ready. */
 static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                           const struct kvfs_content *content, uint64_t offset, uint32_t size)
 {
     struct ct_err ignored = CT_ERR_INIT;
-    int64_t extent = single_extent(content, offset, size);
-    if (extent < 0) {
-        return false;
-    }
+    struct ready r;
     pthread_mutex_lock(&c->lock);
-    struct kvfs_slot *slot = kvfs_slots_find(&c->slots, node->id, (uint32_t)extent);
-    if (c->sealed || !slot || slot->state != KVFS_SLOT_READY) {
+    if (c->sealed || !pin_all(c, node, content, offset, size, &r)) {
         pthread_mutex_unlock(&c->lock);
         return false;
     }
-    slot->pins++;
     c->busy++;
-    kvfs_slots_touch(&c->slots, slot, size);
-    count(&c->stats.hits, 1);
     pthread_mutex_unlock(&c->lock);
     bool good = kvfs_damage_check(node, offset, offset + size, &ignored) == 0;
     if (good) {
-        reply_from(c, req, slot, offset, size);
+        kvfs_reply_data(c->serve, req, r.iov, r.count);
     }
     pthread_mutex_lock(&c->lock);
     c->busy--;
-    unpin(c, slot);
+    for (int i = 0; i < r.count; i++) {
+        if (r.slots[i]) {
+            kvfs_slot_unpin(c, r.slots[i]);
+        }
+    }
+    pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     return good;
 }
@@ -457,8 +387,8 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
     size_t head_len = 0;
     const uint8_t *head = kvfs_content_head(content, &head_len);
     size = offset >= all ? 0 : all - offset < size ? (size_t)(all - offset) : size;
-    count(&node->stats.reads, 1);
-    count(&node->stats.bytes_read, size);
+    kvfs_count(&node->stats.reads, 1);
+    kvfs_count(&node->stats.bytes_read, size);
     if (offset + size <= head_len || size == 0) {
         struct iovec iov = {size ? (void *)(head + offset) : NULL, size};
         kvfs_reply_data(c->serve, req, &iov, 1);
@@ -471,13 +401,13 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
         kvfs_reply_error(c->serve, req, node, &err);
         return;
     }
-    look_ahead(c, node, content, offset, (uint32_t)size);
+    kvfs_look_ahead(c, node, content, offset, (uint32_t)size);
     if (reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
         free(j);
         return;
     }
     *j = (struct kvfs_job){NULL, req, node, kvfs_content_ref(content), offset, (uint32_t)size};
-    count(&c->stats.parked, 1);
+    kvfs_count(&c->stats.parked, 1);
     pthread_mutex_lock(&c->lock);
     bool refused = c->sealed || c->stopping;
     if (!refused) {
@@ -524,7 +454,7 @@ void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg)
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
 {
     pthread_mutex_lock(&c->lock);
-    drop_wishes(c, node);
+    kvfs_wishes_drop(c, node);
     for (unsigned i = 0; i < c->slots.count; i++) {
         struct kvfs_slot *slot = &c->slots.slots[i];
         /* What is being filled or read out just now: whoever does it keeps the content. */
@@ -548,7 +478,7 @@ void kvfs_chunks_seal(struct kvfs_chunks *c)
     struct kvfs_job *queued = c->first;
     c->first = NULL;
     c->last = &c->first;
-    drop_wishes(c, NULL);
+    kvfs_wishes_drop(c, NULL);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     jobs_fail(c, queued, &err);
@@ -567,7 +497,7 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
 {
     pthread_mutex_lock(&c->lock);
     c->stopping = true;
-    drop_wishes(c, NULL);
+    kvfs_wishes_drop(c, NULL);
     struct kvfs_job *queued = c->first;
     c->first = NULL;
     c->last = &c->first;

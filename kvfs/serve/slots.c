@@ -63,14 +63,16 @@ struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t 
     return NULL;
 }
 
-/* What is dropped first, least first; free ones before all. */
-static uint64_t worth(const struct kvfs_slot *slot)
+/* What is dropped first, least first. Whatever was given out whole lies in the kernel's page cache:
+ * the latest of these is taken again and again, so that a stream of reads goes through memory that
+ * the processor's caches hold, and free slots stay untouched. */
+static uint64_t worth(const struct kvfs_slots *s, const struct kvfs_slot *slot)
 {
     if (slot->state == KVFS_SLOT_FREE) {
-        return 0;
+        return UINT64_C(1) << 61;
     }
-    bool done = slot->served >= slot->len;
-    return slot->touched + (done ? 1 : UINT64_C(1) << 62);
+    return slot->served >= slot->len ? s->tick - slot->touched
+                                     : slot->touched + (UINT64_C(1) << 62);
 }
 
 struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread)
@@ -83,7 +85,7 @@ struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unr
              s->tick - slot->touched < s->count)) {
             continue;
         }
-        if (!best || worth(slot) < worth(best)) {
+        if (!best || worth(s, slot) < worth(s, best)) {
             best = slot;
         }
     }

@@ -1,0 +1,67 @@
+/* What chunks.c and ahead.c share. Not for others. */
+#ifndef KVFS_SERVE_CHUNKS_PARTS_H
+#define KVFS_SERVE_CHUNKS_PARTS_H
+
+#include "kvfs/serve/chunks.h"
+#include "kvfs/serve/pool.h"
+#include "kvfs/serve/slots.h"
+
+struct kvfs_job {
+    struct kvfs_job *next;
+    fuse_req_t req;
+    struct kvfs_node *node;
+    struct kvfs_content *content; /* a reference */
+    uint64_t offset;
+    uint32_t size;
+};
+
+enum { KVFS_WISHES = 32 };
+
+struct wish { /* an extent that may be wanted soon */
+    struct kvfs_node *node;
+    struct kvfs_content *content; /* a reference */
+    uint32_t extent;
+};
+
+struct kvfs_chunks {
+    struct kvfs_serve *serve;
+    struct kvfs_slots slots;
+    struct kvfs_pool *pool;
+    unsigned threads;
+
+    pthread_mutex_t lock;   /* guards what follows, and the slots' bookkeeping */
+    pthread_cond_t work;    /* there is a job or a wish */
+    pthread_cond_t changed; /* a slot was filled or unpinned */
+    struct kvfs_job *first, **last;
+    struct wish wishes[KVFS_WISHES];
+    unsigned wish_first, wish_count;
+    unsigned busy; /* threads at work, FUSE threads that reply from a slot included */
+    bool sealed, stopping;
+    struct kvfs_chunks_stats stats;
+};
+
+static inline void kvfs_count(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* ---- chunks.c ---- */
+
+/* Fills a slot that was just taken; the lock is held before and after, not meanwhile. On success
+ * it is ready and pinned by the caller. */
+int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
+                   struct kvfs_content *content, uint32_t extent, struct ct_err *err);
+/* With the lock held. */
+void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot);
+
+/* ---- ahead.c ---- */
+
+/* Notes a read, and wishes for what comes next if it is part of a stream. */
+void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
+                     uint64_t offset, uint32_t size);
+/* With the lock held: fulfils one wish, or drops it when no slot can be spared. */
+void kvfs_wish_grant(struct kvfs_chunks *c);
+/* With the lock held: forgets the wishes for a node, or all. */
+void kvfs_wishes_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
+
+#endif
