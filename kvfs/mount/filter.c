@@ -89,7 +89,7 @@ static const int for_sanitizers[] = {
     SCMP_SYS(openat),
     SCMP_SYS(prctl),
     SCMP_SYS(prlimit64),
-    SCMP_SYS(ptrace),
+    SCMP_SYS(ptrace),   SCMP_SYS(getdents),
     SCMP_SYS(readlink),
     SCMP_SYS(readlinkat),
     SCMP_SYS(stat),

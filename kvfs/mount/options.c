@@ -327,12 +327,18 @@ static int apply(struct kvfs_mount_options *o, const char *option, struct ct_err
 
 int kvfs_options_list(struct kvfs_mount_options *o, const char *list, struct ct_err *err)
 {
-    /* Kept: options point into it. */
-    char *copy = strdup(list);
+    /* Options point into the copy: all copies stay, and stay in reach. */
+    static struct kept {
+        struct kept *next;
+        char text[];
+    } *all;
+    struct kept *copy = malloc(sizeof(*copy) + strlen(list) + 1);
     if (!copy) {
         return ct_err_set(err, CT_NOMEM, "no memory for options");
     }
-    char *from = copy;
+    copy->next = all;
+    all = copy;
+    char *from = strcpy(copy->text, list);
     for (bool more = true; more;) {
         char *option = from;
         char *to = from;

@@ -82,6 +82,7 @@ static int open_session(struct kvfs_serve *s, struct ct_err *err)
     char fd[32];
     (void)snprintf(fd, sizeof(fd), "/dev/fd/%d", KVFS_FD_FUSE);
     s->session = fuse_session_new(&args, &kvfs_ops, sizeof(kvfs_ops), s);
+    fuse_opt_free_args(&args);
     if (!s->session || fuse_session_mount(s->session, fd)) {
         return ct_err_set(err, CT_IO, "the FUSE session cannot be made");
     }
