@@ -11,9 +11,10 @@ enum { DEPTH = 32 };
 struct scan {
     struct kvfs_serve *s;
     struct ct_err *err;
-    unsigned models, locked_out, leaving;
-    char first[512]; /* the first model without a key, and which key */
-    char leaves[512];
+    unsigned models, locked_out, refused, leaving;
+    char first[512];  /* the first model without a key, and which key */
+    char why[512];    /* the first weight file that is refused, and why */
+    char leaves[512]; /* the first link that leaves the source */
 };
 
 /* Whether a key of this kid is there; a header without kids is for open to judge. */
@@ -91,6 +92,10 @@ static int look_at(struct scan *c, const char *path)
         if (encrypted) {
             check_keys(c, path, &f.measure);
         }
+        if (f.verdict.kind == KVFS_VERDICT_REFUSED && f.verdict.why.code != CT_LEAVES &&
+            (encrypted || kvfs_path_ends(path, ".safetensors")) && c->refused++ == 0) {
+            (void)snprintf(c->why, sizeof(c->why), "%s: %s", path, f.verdict.why.msg);
+        }
         if (f.verdict.kind == KVFS_VERDICT_REFUSED && f.verdict.why.code == CT_LEAVES &&
             c->leaving++ == 0) {
             (void)snprintf(c->leaves, sizeof(c->leaves), "%s: %s", path, f.verdict.why.msg);
@@ -105,6 +110,14 @@ static int look_at(struct scan *c, const char *path)
     return r;
 }
 
+static void add_note(char *text, size_t cap, unsigned count, const char *what, const char *first)
+{
+    size_t n = strlen(text);
+    if (count) {
+        (void)snprintf(text + n, cap - n, "%s%u %s (%s)", n ? "; " : "", count, what, first);
+    }
+}
+
 int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err)
 {
     struct scan c = {.s = s, .err = err};
@@ -112,22 +125,16 @@ int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err)
     if (look_at(&c, "")) {
         return -1;
     }
-    if (c.models == 0 && c.leaving) {
+    if (c.models == 0 && c.refused == 0 && c.leaving) {
         return ct_err_set(err, CT_LEAVES, "%s", c.leaves);
     }
-    if (c.models == 0) {
+    if (c.models == 0 && c.refused == 0) {
         return ct_err_set(err, CT_NOTFOUND,
                           "nothing in %s is encrypted: kvfs encrypt makes an encrypted copy",
                           s->config.source);
     }
-    size_t n = 0;
-    if (c.locked_out) {
-        n = (size_t)snprintf(text, cap, "%u of %u models will be refused for want of a key (%s)",
-                             c.locked_out, c.models, c.first);
-    }
-    if (c.leaving && n < cap) {
-        (void)snprintf(text + n, cap - n, "%s%u links leave the source (%s)", n ? "; " : "",
-                       c.leaving, c.leaves);
-    }
+    add_note(text, cap, c.locked_out, "models will be refused for want of a key", c.first);
+    add_note(text, cap, c.refused, "weight files are refused", c.why);
+    add_note(text, cap, c.leaving, "links leave the source", c.leaves);
     return 0;
 }
