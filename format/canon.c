@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "format/base/arena.h"
+#include "format/base/sort.h"
 
 static void put_escaped(struct ct_buf *out, unsigned char c)
 {
@@ -144,7 +144,9 @@ static int put_immutable_encryption(const struct ct_header *h, int version,
             names[n++] = (struct named){h->tensors[i].name, i};
         }
     }
-    qsort(names, n, sizeof(*names), by_name);
+    if (ct_sort(names, n, sizeof(*names), by_name, err)) {
+        return -1;
+    }
     ct_buf_putc(out, '{');
     for (size_t i = 0; i < n; i++) {
         if (i) {

@@ -320,8 +320,8 @@ static int check_meta(const struct ct_header *h, struct ct_err *err)
 static int check_whole(struct ct_header *h, struct ct_arena *arena, struct ct_err *err)
 {
     return ct_sort(h->tensors, h->tensor_count, sizeof(*h->tensors), by_offset, err) ||
-                   check_offsets(h, err) ||
                    ct_names_index(h->tensors, h->tensor_count, arena, &h->names, err) ||
+                   check_offsets(h, err) ||
                    ct_sort(h->meta, h->meta_count, sizeof(*h->meta), by_key, err) ||
                    check_meta(h, err)
                ? -1

@@ -260,6 +260,21 @@ static int fill_info(struct opening *o, struct ct_err *err)
     return 0;
 }
 
+/* The view's first bytes stay as long as the model: without room to grow. */
+static int make_view(struct opening *o, struct ct_err *err)
+{
+    struct ct_buf *view = &o->m->view;
+    if (ct_view_header(o->header, view, err)) {
+        return -1;
+    }
+    uint8_t *p = realloc(view->data, view->len);
+    if (p) {
+        view->data = p;
+        view->cap = view->len;
+    }
+    return 0;
+}
+
 static int build(struct opening *o, struct ct_err *err)
 {
     const struct ct_open *how = o->how;
@@ -272,9 +287,8 @@ static int build(struct opening *o, struct ct_err *err)
                    ct_meta_encryption(o->header, &m->keys, &o->enc, err) ||
                    check_manifest(o, err) || copy_tensors(o, err) ||
                    ct_unwrap(&o->enc, m->keys.enc.alg, master, &m->deks, err) ||
-                   check_empty(o, err) || ct_view_header(o->header, &m->view, err) ||
-                   ct_extents_make(m, err) || fill_info(o, err) ||
-                   ct_source_check_data(m->source, &m->version, err)
+                   check_empty(o, err) || make_view(o, err) || ct_extents_make(m, err) ||
+                   fill_info(o, err) || ct_source_check_data(m->source, &m->version, err)
                ? -1
                : 0;
 }

@@ -14,16 +14,10 @@ void ct_scan_source(struct ct_scan *s, struct ct_source *source, uint64_t begin,
                     uint8_t *window, size_t window_size, struct ct_err *err)
 {
     *err = (struct ct_err)CT_ERR_INIT;
-    *s = (struct ct_scan){
-        .p = window,
-        .end = window,
-        .source = source,
-        .source_at = begin,
-        .source_end = end,
-        .window = window,
-        .window_size = window_size,
-        .err = err,
-    };
+    *s = (struct ct_scan){.source = source, .source_at = begin, .source_end = end, .err = err};
+    s->window = window;
+    s->window_size = window_size;
+    s->p = s->end = window;
 }
 
 uint64_t ct_scan_at(const struct ct_scan *s)
