@@ -206,21 +206,9 @@ static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
 
 static void handle_free(struct kvfs_handle *h)
 {
-    pthread_mutex_lock(&h->lock);
-    pthread_mutex_unlock(&h->lock);
-    pthread_mutex_destroy(&h->lock);
     kvfs_content_unref(h->content);
     ct_buf_free(&h->snapshot);
     free(h);
-}
-
-static struct kvfs_handle *handle_new(void)
-{
-    struct kvfs_handle *h = calloc(1, sizeof(*h));
-    if (h) {
-        pthread_mutex_init(&h->lock, NULL);
-    }
-    return h;
 }
 
 static void do_open(void *arg)
@@ -228,22 +216,18 @@ static void do_open(void *arg)
     struct opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_handle *h = handle_new();
+    struct kvfs_handle *h = calloc(1, sizeof(*h));
     struct kvfs_content *c = h ? content_of(s, o->node, o->uid, &err) : NULL;
     if (!c) {
         if (!h) {
             ct_err_set(&err, CT_NOMEM, "no memory to open a file");
         }
-        if (h) {
-            handle_free(h);
-        }
+        free(h);
         kvfs_reply_error(s, o->req, o->node, &err);
         end(s, o->node, false);
         free(o);
         return;
     }
-    /* Locked, so that whoever reads it, told by the kernel, sees it filled. */
-    pthread_mutex_lock(&h->lock);
     h->node = o->node;
     h->content = c;
     h->direct = (o->fi.flags & O_DIRECT) != 0;
@@ -254,7 +238,6 @@ static void do_open(void *arg)
     if (s->config.update == KVFS_UPDATE_PIN) {
         kvfs_table_pin(s->table, o->node);
     }
-    pthread_mutex_unlock(&h->lock);
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.noflush = 1;
@@ -270,16 +253,9 @@ static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
                         struct fuse_file_info *fi)
 {
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_handle *h = handle_new();
-    if (!h) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    pthread_mutex_lock(&h->lock); /* as in do_open */
-    bool failed = kvfs_status_content(s, ino, &h->snapshot, &err);
-    pthread_mutex_unlock(&h->lock);
-    if (failed) {
-        handle_free(h);
+    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    if (!h || kvfs_status_content(s, ino, &h->snapshot, &err)) {
+        free(h);
         fuse_reply_err(req, ENOMEM);
         return;
     }

@@ -176,7 +176,6 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 struct listing {
     char **names; /* as the view shows them, sorted */
     size_t count, cap;
-    atomic_uint uses; /* orders the last read before the release, as the kernel does */
     char dir[PATH_MAX];
 };
 
@@ -285,9 +284,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
-    struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-    (void)atomic_load(&l->uses);
-    listing_free(l);
+    listing_free((struct listing *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 
@@ -319,7 +316,7 @@ static size_t put_entry(fuse_req_t req, const struct listing *l, const char *nam
     return size;
 }
 
-static void read_dir(fuse_req_t req, size_t size, off_t off, struct listing *l, bool plus)
+static void read_dir(fuse_req_t req, size_t size, off_t off, const struct listing *l, bool plus)
 {
     ct_autofree char *out = malloc(size);
     size_t used = 0;
@@ -336,7 +333,6 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, struct listing *l, 
         }
         used += n;
     }
-    atomic_fetch_add(&l->uses, 1);
     fuse_reply_buf(req, out, used);
 }
 
@@ -344,14 +340,14 @@ static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                        struct fuse_file_info *fi)
 {
     (void)ino;
-    read_dir(req, size, off, (struct listing *)(uintptr_t)fi->fh, false);
+    read_dir(req, size, off, (const struct listing *)(uintptr_t)fi->fh, false);
 }
 
 static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                            struct fuse_file_info *fi)
 {
     (void)ino;
-    read_dir(req, size, off, (struct listing *)(uintptr_t)fi->fh, true);
+    read_dir(req, size, off, (const struct listing *)(uintptr_t)fi->fh, true);
 }
 
 /* ---- the rest ---- */

@@ -120,8 +120,6 @@ struct kvfs_handle {
     struct kvfs_node *node;       /* NULL for `.kvfs/` */
     struct kvfs_content *content; /* a reference; NULL for directories and `.kvfs/` */
     bool direct;                  /* opened with O_DIRECT */
-    pthread_mutex_t lock; /* held while a read uses it: the kernel releases a file after its last
-                             reply, which may be before the replying thread knows */
     struct ct_buf snapshot;       /* `.kvfs/` file, or directory listing, as it was at open */
 };
 

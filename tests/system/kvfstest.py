@@ -10,6 +10,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import time
 import traceback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FINDING = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 TIMEOUT = float(os.environ.get("KVFS_TEST_TIMEOUT", "1000"))  # ctest's own is shorter
 
 
@@ -223,6 +225,9 @@ class Mount:
             self.command += ["--key", key]
         if options:
             self.command += ["-o", ",".join(options)]
+        self.log = os.path.join(workdir(), f"log{Mount.count}") if sanitized() else None
+        if self.log and not prefix:
+            self.command += ["--log", self.log]
         self.command += list(arguments)
         self.output = ""
         self.device = None
@@ -266,6 +271,15 @@ class Mount:
         wait_for(lambda: not self.mounted and not any(alive(p) for p in self.pids.values()),
                  timeout, f"the end of {self.path} ({self.pids})")
 
+    def findings(self):
+        """What a sanitizer said of supervisor or worker, which ended by it."""
+        if not self.log or not os.path.exists(self.log):
+            return ""
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()
+        first = next((i for i, line in enumerate(lines) if FINDING.search(line)), None)
+        return "" if first is None else "".join(lines[first:first + 60])
+
     def __enter__(self):
         return self.mount()
 
@@ -284,6 +298,8 @@ class Mount:
                     os.kill(pid, signal.SIGKILL)
             if kind is None:
                 raise AssertionError(f"{error}; aborted") from None
+        found = self.findings()
+        assert not found, f"a sanitizer's report: {found}"
         return False
 
 
