@@ -26,12 +26,12 @@ struct kvfs_config {
     bool require_all;
     bool allow_other;
     bool foreground;
-    uint32_t uid, gid;  /* owner of everything in the view */
-    uint32_t umask;     /* 0: modes are 0440 and 0550 (see kvfs/serve/node.h) */
-    bool umask_set;     /* then modes are 0444 and 0555 less umask */
-    uint64_t memory;    /* bytes of plaintext the worker may hold */
-    uint32_t threads;   /* that decrypt */
-    uint32_t readahead_kb; /* of the mount's bdi */
+    uint32_t uid, gid;               /* owner of everything in the view */
+    uint32_t umask;                  /* 0: modes are 0440 and 0550 (see kvfs/serve/node.h) */
+    bool umask_set;                  /* then modes are 0444 and 0555 less umask */
+    uint64_t memory;                 /* bytes of plaintext the worker may hold */
+    uint32_t threads;                /* that decrypt */
+    uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;
     bool have_key_dir; /* the supervisor opens beneath --key-dir on request */

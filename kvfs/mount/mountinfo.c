@@ -69,7 +69,8 @@ static int parse_row(char *line, struct row *row)
 }
 
 /* Calls fn for every mount at `path`, the oldest first. */
-static int each_at(const char *path, void (*fn)(void *ctx, const struct kvfs_mountinfo *), void *ctx)
+static int each_at(const char *path, void (*fn)(void *ctx, const struct kvfs_mountinfo *),
+                   void *ctx)
 {
     FILE *table = fopen("/proc/self/mountinfo", "re");
     if (!table) {

@@ -331,7 +331,7 @@ int kvfs_options_list(struct kvfs_mount_options *o, const char *list, struct ct_
     static struct kept {
         struct kept *next;
         char text[];
-    } *all;
+    } * all;
     struct kept *copy = malloc(sizeof(*copy) + strlen(list) + 1);
     if (!copy) {
         return ct_err_set(err, CT_NOMEM, "no memory for options");

@@ -204,11 +204,28 @@ static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
     kvfs_table_forget(s->table, node->id, 0);
 }
 
-static void handle_free(struct kvfs_handle *h)
+/* ---- handles ---- */
+
+struct kvfs_handle *kvfs_handle_ref(struct kvfs_serve *s, const struct fuse_file_info *fi)
 {
+    struct kvfs_handle *h = (struct kvfs_handle *)(uintptr_t)fi->fh;
+    kvfs_take_over(s);
+    atomic_fetch_add_explicit(&h->refs, 1, memory_order_relaxed);
+    return h;
+}
+
+void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h)
+{
+    if (atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    struct kvfs_node *node = h->node;
     kvfs_content_unref(h->content);
     ct_buf_free(&h->snapshot);
     free(h);
+    if (node) {
+        end(s, node, true);
+    }
 }
 
 static void do_open(void *arg)
@@ -241,9 +258,10 @@ static void do_open(void *arg)
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.noflush = 1;
+    atomic_init(&h->refs, 1);
+    kvfs_hand_over(s);
     if (fuse_reply_open(o->req, &o->fi)) {
-        handle_free(h); /* the opener is gone */
-        end(s, o->node, true);
+        kvfs_handle_unref(s, h); /* the opener is gone */
     }
     end(s, o->node, false);
     free(o);
@@ -261,8 +279,10 @@ static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
     }
     fi->fh = (uintptr_t)h;
     fi->direct_io = 1; /* its size is not known before */
+    atomic_init(&h->refs, 1);
+    kvfs_hand_over(s);
     if (fuse_reply_open(req, fi)) {
-        handle_free(h);
+        kvfs_handle_unref(s, h);
     }
 }
 
@@ -302,12 +322,8 @@ void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
     struct kvfs_serve *s = fuse_req_userdata(req);
-    struct kvfs_handle *h = (struct kvfs_handle *)(uintptr_t)fi->fh;
-    struct kvfs_node *node = h->node;
-    handle_free(h);
-    if (node) {
-        end(s, node, true);
-    }
+    kvfs_take_over(s);
+    kvfs_handle_unref(s, (struct kvfs_handle *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 

@@ -1,19 +1,22 @@
 #include "kvfs/serve/serve.h"
 
+static void read_snapshot(struct kvfs_serve *s, fuse_req_t req, const struct ct_buf *b, size_t size,
+                          off_t off)
+{
+    size_t at = (uint64_t)off < b->len ? (size_t)off : b->len;
+    struct iovec iov = {b->data + at, b->len - at < size ? b->len - at : size};
+    kvfs_reply_data(s, req, &iov, 1);
+}
+
 void kvfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     (void)ino;
     struct kvfs_serve *s = fuse_req_userdata(req);
-    const struct kvfs_handle *h = (const struct kvfs_handle *)(uintptr_t)fi->fh;
+    struct kvfs_handle *h = kvfs_handle_ref(s, fi);
     if (h->content) {
-        /* The handle may be gone before this returns: it is released after its last reply. */
-        struct kvfs_content *content = kvfs_content_ref(h->content);
-        kvfs_chunks_read(s->chunks, req, h->node, content, (uint64_t)off, size, h->direct);
-        kvfs_content_unref(content);
-        return;
+        kvfs_chunks_read(s->chunks, req, h->node, h->content, (uint64_t)off, size, h->direct);
+    } else {
+        read_snapshot(s, req, &h->snapshot, size, off);
     }
-    size_t all = h->snapshot.len;
-    size_t at = (uint64_t)off < all ? (size_t)off : all;
-    struct iovec iov = {h->snapshot.data + at, all - at < size ? all - at : size};
-    kvfs_reply_data(s, req, &iov, 1);
+    kvfs_handle_unref(s, h);
 }

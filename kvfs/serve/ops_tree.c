@@ -174,7 +174,8 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 /* ---- directories: a snapshot of the names at opendir ---- */
 
 struct listing {
-    char **names; /* as the view shows them, sorted */
+    atomic_uint refs; /* as a handle's */
+    char **names;     /* as the view shows them, sorted */
     size_t count, cap;
     char dir[PATH_MAX];
 };
@@ -183,6 +184,13 @@ static void listing_free(struct listing *l)
 {
     kvfs_paths_free(l->names, l->count);
     free(l);
+}
+
+static void listing_unref(struct listing *l)
+{
+    if (atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) == 1) {
+        listing_free(l);
+    }
 }
 
 static int by_name(const void *a, const void *b)
@@ -276,15 +284,18 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         return;
     }
     fi->fh = (uintptr_t)l;
+    atomic_init(&l->refs, 1);
+    kvfs_hand_over(s);
     if (fuse_reply_open(req, fi)) {
-        listing_free(l);
+        listing_unref(l);
     }
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
-    listing_free((struct listing *)(uintptr_t)fi->fh);
+    kvfs_take_over(fuse_req_userdata(req));
+    listing_unref((struct listing *)(uintptr_t)fi->fh);
     fuse_reply_err(req, 0);
 }
 
@@ -316,11 +327,16 @@ static size_t put_entry(fuse_req_t req, const struct listing *l, const char *nam
     return size;
 }
 
-static void read_dir(fuse_req_t req, size_t size, off_t off, const struct listing *l, bool plus)
+static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi,
+                     bool plus)
 {
+    struct listing *l = (struct listing *)(uintptr_t)fi->fh;
+    kvfs_take_over(fuse_req_userdata(req));
+    atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
     ct_autofree char *out = malloc(size);
     size_t used = 0;
     if (!out) {
+        listing_unref(l);
         fuse_reply_err(req, ENOMEM);
         return;
     }
@@ -334,20 +350,21 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct listin
         used += n;
     }
     fuse_reply_buf(req, out, used);
+    listing_unref(l);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                        struct fuse_file_info *fi)
 {
     (void)ino;
-    read_dir(req, size, off, (const struct listing *)(uintptr_t)fi->fh, false);
+    read_dir(req, size, off, fi, false);
 }
 
 static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                            struct fuse_file_info *fi)
 {
     (void)ino;
-    read_dir(req, size, off, (const struct listing *)(uintptr_t)fi->fh, true);
+    read_dir(req, size, off, fi, true);
 }
 
 /* ---- the rest ---- */

@@ -31,8 +31,9 @@ struct kvfs_serve {
     struct kvfs_chunks *chunks;
     struct fuse_session *session;
     atomic_bool sealed;
-    int control;     /* KVFS_FD_CONTROL */
-    int64_t started; /* seconds since the epoch */
+    atomic_uint handed; /* see kvfs_hand_over() */
+    int control;        /* KVFS_FD_CONTROL */
+    int64_t started;    /* seconds since the epoch */
 };
 
 /* ---- source.c: what the supervisor opens for us ---- */
@@ -115,13 +116,30 @@ void kvfs_log_recent(struct ct_buf *out);
  * plaintext. Idempotent; not from a FUSE or pool thread. */
 void kvfs_seal(struct kvfs_serve *s, const char *why);
 
-/* ---- what fi->fh points to ---- */
+/* What fi->fh points to goes to the kernel in one thread and comes back in another. The kernel
+ * orders the two; these two say so in the language's terms. */
+static inline void kvfs_hand_over(struct kvfs_serve *s)
+{
+    atomic_fetch_add_explicit(&s->handed, 1, memory_order_release);
+}
+static inline void kvfs_take_over(struct kvfs_serve *s)
+{
+    (void)atomic_load_explicit(&s->handed, memory_order_acquire);
+}
+
+/* ---- what fi->fh points to (ops_open.c) ---- */
 struct kvfs_handle {
+    atomic_uint refs;             /* the kernel's, and one a read on its way */
     struct kvfs_node *node;       /* NULL for `.kvfs/` */
     struct kvfs_content *content; /* a reference; NULL for directories and `.kvfs/` */
     bool direct;                  /* opened with O_DIRECT */
     struct ct_buf snapshot;       /* `.kvfs/` file, or directory listing, as it was at open */
 };
+
+/* A reference for a read on its way: the kernel may release a file as soon as the last read is
+ * answered, before the thread that answered is done with it. */
+struct kvfs_handle *kvfs_handle_ref(struct kvfs_serve *s, const struct fuse_file_info *fi);
+void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h);
 
 /* ---- ops_read.c ---- */
 /* FUSE read: of a status snapshot at once, of content through kvfs_chunks_read(). */
