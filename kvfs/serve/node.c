@@ -284,7 +284,42 @@ static void free_if_unused(struct kvfs_table *t, struct kvfs_node *n)
     }
 }
 
-void kvfs_table_unpin_all(struct kvfs_table *t,
+struct kvfs_content *kvfs_table_let_go(struct kvfs_table *t, struct kvfs_node *n)
+{
+    struct kvfs_content *drop = NULL;
+    pthread_mutex_lock(&t->lock);
+    pthread_mutex_lock(&n->lock);
+    n->busy--;
+    if (!n->busy && !n->open_count && !n->pinned && n->content) {
+        drop = n->content;
+        n->content = NULL;
+        n->busy++; /* until the caller comes again, so that nobody frees it meanwhile */
+    }
+    pthread_mutex_unlock(&n->lock);
+    free_if_unused(t, n);
+    pthread_mutex_unlock(&t->lock);
+    return drop;
+}
+
+/* Nodes whose pin goes, each kept by its `busy`. With the lock held. */
+static struct kvfs_node *unpin_nodes(struct kvfs_table *t)
+{
+    struct kvfs_node *list = NULL;
+    for (uint64_t id = 1; id < t->next_id; id++) {
+        struct kvfs_node *n = t->nodes[id];
+        if (n && n->pinned) {
+            pthread_mutex_lock(&n->lock);
+            n->pinned = false;
+            n->busy++;
+            pthread_mutex_unlock(&n->lock);
+            n->next_unpinned = list;
+            list = n;
+        }
+    }
+    return list;
+}
+
+void kvfs_table_unpin_all(struct kvfs_table *t, void (*settle)(void *ctx, struct kvfs_node *node),
                           void (*fn)(void *ctx, uint64_t parent, const char *name), void *ctx)
 {
     pthread_mutex_lock(&t->lock);
@@ -292,16 +327,13 @@ void kvfs_table_unpin_all(struct kvfs_table *t,
     size_t cap = t->pin_cap;
     t->pins = NULL;
     t->pin_cap = t->pin_used = 0;
-    for (uint64_t id = 1; id < t->next_id; id++) {
-        struct kvfs_node *n = t->nodes[id];
-        if (n) {
-            pthread_mutex_lock(&n->lock);
-            n->pinned = false;
-            pthread_mutex_unlock(&n->lock);
-            free_if_unused(t, n);
-        }
-    }
+    struct kvfs_node *list = unpin_nodes(t);
     pthread_mutex_unlock(&t->lock);
+    while (list) {
+        struct kvfs_node *n = list;
+        list = n->next_unpinned;
+        settle(ctx, n);
+    }
     for (size_t i = 0; i < cap; i++) {
         if (!pins[i].path) {
             continue;

@@ -183,25 +183,23 @@ static void begin(struct kvfs_node *node)
 }
 
 /* The last one that has a node open, not pinned, takes its content with it. */
-static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
+void kvfs_node_end(void *serve, struct kvfs_node *node)
 {
-    struct kvfs_content *drop = NULL;
-    pthread_mutex_lock(&node->lock);
-    if (close) {
-        node->open_count--;
-    } else {
-        node->busy--;
-    }
-    if (!node->open_count && !node->busy && !node->pinned) {
-        drop = node->content;
-        node->content = NULL;
-    }
-    pthread_mutex_unlock(&node->lock);
-    if (drop) {
+    struct kvfs_serve *s = serve;
+    struct kvfs_content *drop;
+    while ((drop = kvfs_table_let_go(s->table, node))) {
         kvfs_chunks_drop(s->chunks, node);
         kvfs_content_unref(drop);
     }
-    kvfs_table_forget(s->table, node->id, 0);
+}
+
+static void close_node(struct kvfs_serve *s, struct kvfs_node *node)
+{
+    pthread_mutex_lock(&node->lock);
+    node->open_count--;
+    node->busy++;
+    pthread_mutex_unlock(&node->lock);
+    kvfs_node_end(s, node);
 }
 
 /* ---- handles ---- */
@@ -224,7 +222,7 @@ void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h)
     ct_buf_free(&h->snapshot);
     free(h);
     if (node) {
-        end(s, node, true);
+        close_node(s, node);
     }
 }
 
@@ -241,7 +239,7 @@ static void do_open(void *arg)
         }
         free(h);
         kvfs_reply_error(s, o->req, o->node, &err);
-        end(s, o->node, false);
+        kvfs_node_end(s, o->node);
         free(o);
         return;
     }
@@ -263,7 +261,7 @@ static void do_open(void *arg)
     if (fuse_reply_open(o->req, &o->fi)) {
         kvfs_handle_unref(s, h); /* the opener is gone */
     }
-    end(s, o->node, false);
+    kvfs_node_end(s, o->node);
     free(o);
 }
 

@@ -120,6 +120,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         return;
     }
     fill_entry(s, n, &e);
+    kvfs_hand_over(s);
     if (fuse_reply_entry(req, &e)) {
         kvfs_table_forget(s->table, n->id, 1);
     }
@@ -128,6 +129,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
     struct kvfs_serve *s = fuse_req_userdata(req);
+    kvfs_take_over(s);
     kvfs_table_forget(s->table, ino, n);
     fuse_reply_none(req);
 }
@@ -135,6 +137,7 @@ static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *all)
 {
     struct kvfs_serve *s = fuse_req_userdata(req);
+    kvfs_take_over(s);
     for (size_t i = 0; i < count; i++) {
         kvfs_table_forget(s->table, all[i].ino, all[i].nlookup);
     }
@@ -157,7 +160,9 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         return;
     }
     kvfs_attributes(s, n, &st);
-    fuse_reply_attr(req, &st, attr_seconds(n));
+    double seconds = attr_seconds(n);
+    kvfs_hand_over(s);
+    fuse_reply_attr(req, &st, seconds);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -168,7 +173,10 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
         fuse_reply_err(req, EINVAL);
         return;
     }
-    fuse_reply_readlink(req, n->target);
+    char target[PATH_MAX];
+    (void)snprintf(target, sizeof(target), "%s", n->target);
+    kvfs_hand_over(s);
+    fuse_reply_readlink(req, target);
 }
 
 /* ---- directories: a snapshot of the names at opendir ---- */
@@ -349,6 +357,7 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
         }
         used += n;
     }
+    kvfs_hand_over(fuse_req_userdata(req));
     fuse_reply_buf(req, out, used);
     listing_unref(l);
 }
@@ -404,7 +413,7 @@ static void reload(void *arg)
 {
     struct kvfs_serve *s = arg;
     kvfs_judge_reload(s);
-    kvfs_table_unpin_all(s->table, forget_name, s);
+    kvfs_table_unpin_all(s->table, kvfs_node_end, forget_name, s);
     ct_log(CT_LOG_INFO, "reloaded");
 }
 

@@ -28,6 +28,7 @@ void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *i
         fuse_reply_err(req, EKEYREVOKED);
         return;
     }
+    kvfs_hand_over(s);
     fuse_reply_iov(req, iov, count);
 }
 
@@ -82,6 +83,7 @@ void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *no
         ct_log(CT_LOG_WARN, "%s: %s: %s (pid %u, uid %u)", path, ct_errno_name(why), err->msg,
                ctx ? (unsigned)ctx->pid : 0, ctx ? ctx->uid : 0);
     }
+    kvfs_hand_over(s);
     fuse_reply_err(req, why);
 }
 

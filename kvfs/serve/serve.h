@@ -72,6 +72,9 @@ void kvfs_judge_reload(struct kvfs_serve *s);
 extern const struct fuse_lowlevel_ops kvfs_ops;
 void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+/* After an open of a node, a close, or the loss of its pin, each of which counts as one in `busy`.
+ */
+void kvfs_node_end(void *serve, struct kvfs_node *node);
 /* Opens a file as a reader with this uid would; what require-all does for each. */
 int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err);
 /* Attributes as the view shows them. */
@@ -116,8 +119,9 @@ void kvfs_log_recent(struct ct_buf *out);
  * plaintext. Idempotent; not from a FUSE or pool thread. */
 void kvfs_seal(struct kvfs_serve *s, const char *why);
 
-/* What fi->fh points to goes to the kernel in one thread and comes back in another. The kernel
- * orders the two; these two say so in the language's terms. */
+/* The kernel never lets go of a node or of what fi->fh points to while a request for it is
+ * unanswered. These two say so in the language's terms: the first before an answer, the second
+ * where a handle comes back and where something is let go of. */
 static inline void kvfs_hand_over(struct kvfs_serve *s)
 {
     atomic_fetch_add_explicit(&s->handed, 1, memory_order_release);

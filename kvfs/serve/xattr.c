@@ -130,6 +130,7 @@ static struct kvfs_node *file_of(fuse_req_t req, fuse_ino_t ino)
 
 static void reply(fuse_req_t req, const char *value, size_t n, size_t size)
 {
+    kvfs_hand_over(fuse_req_userdata(req));
     if (size == 0) {
         fuse_reply_xattr(req, n);
     } else if (size < n) {
