@@ -54,16 +54,21 @@ void kvfs_print_safe(FILE *to, const char *text, size_t n)
     (void)fwrite(b.data, 1, b.len, to);
 }
 
+/* A newline at the end of fmt is ours: it stays. */
 static void vput_safe(struct ct_buf *out, const char *fmt, va_list ap)
 {
     char *text = NULL;
+    size_t n = strlen(fmt);
+    bool line = n > 0 && fmt[n - 1] == '\n';
     if (vasprintf(&text, fmt, ap) >= 0) {
-        kvfs_put_safe(out, text, strlen(text));
+        kvfs_put_safe(out, text, strlen(text) - line);
         free(text);
+    }
+    if (line) {
+        ct_buf_putc(out, '\n');
     }
 }
 
-/* The text of fmt itself is ours: its newlines stay. */
 static void vprint_line(FILE *to, const char *before, const char *fmt, va_list ap)
 {
     ct_autobuf b = {0};

@@ -17,6 +17,7 @@
 void kvfs_put_safe(struct ct_buf *out, const char *text, size_t n);
 /* The same to a stream. */
 void kvfs_print_safe(FILE *to, const char *text, size_t n);
+/* A newline at the end of fmt stays one. */
 void kvfs_printf_safe(FILE *to, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 enum { KVFS_SIZE_TEXT = 24 };

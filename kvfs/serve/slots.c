@@ -3,10 +3,24 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "format/base/secret.h"
 
 enum { SLOTS_MIN = 4 };
+
+/* Pages are locked as they are touched. Where the limit is too low for all of it, half of the limit
+ * goes to the first slots, which are used most, and the rest is left to keys. Status shows what came
+ * of it. */
+static void lock_what_fits(uint8_t *map, size_t len)
+{
+    struct rlimit r;
+    if (mlock2(map, len, MLOCK_ONFAULT) == 0 || getrlimit(RLIMIT_MEMLOCK, &r)) {
+        return;
+    }
+    size_t part = (r.rlim_cur / 2) & ~(size_t)(CT_EXTENT_MAX - 1);
+    (void)mlock2(map, part < len ? part : len, MLOCK_ONFAULT);
+}
 
 int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err)
 {
@@ -22,7 +36,7 @@ int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, str
     }
     (void)madvise(s->map, s->map_len, MADV_DONTDUMP);
     (void)madvise(s->map, s->map_len, MADV_HUGEPAGE);
-    (void)mlock2(s->map, s->map_len, MLOCK_ONFAULT); /* status shows what came of it */
+    lock_what_fits(s->map, s->map_len);
     for (unsigned i = 0; i < s->count; i++) {
         s->slots[i].buf = s->map + (size_t)i * CT_EXTENT_MAX;
     }
