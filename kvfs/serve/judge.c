@@ -243,9 +243,13 @@ static const struct ct_entry *entry_of(const struct rule *r, const struct kvfs_o
     for (int links = 0; links < LINKS_MAX; links++) {
         const struct ct_entry *e = ct_manifest_find(r->manifest, path);
         if (!e) {
-            *dir = ct_manifest_has_dir(r->manifest, path);
-            if (!*dir || links == 0) {
-                ct_err_set(why, CT_NOTFOUND, "the manifest does not list it");
+            /* Only listed links lead to a directory: what stands in the place of one is none. */
+            bool listed = ct_manifest_has_dir(r->manifest, path);
+            *dir = listed && links > 0;
+            if (!*dir) {
+                ct_err_set(why, listed ? CT_REJECTED : CT_NOTFOUND,
+                           listed ? "the manifest lists a directory here"
+                                  : "the manifest does not list it");
             }
             return NULL;
         }

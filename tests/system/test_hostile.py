@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Source directories that somebody else arranged: trees bent so that a signed path would yield
+another one's content, names that would hide what the mount says of itself, sizes that no disk has."""
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from kvfstest import ROOT, Checks, Mount, kvfs, workdir
+
+SHARD = "model-00001-of-00001.safetensors"
+
+
+def outcome(path):
+    """The content, or the errno's name."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def said(m):
+    """What an operator sees: status and log."""
+    with open(os.path.join(m.path, ".kvfs/log"), encoding="utf-8") as log:
+        return json.dumps(m.status()) + log.read()
+
+
+class Source:
+    """A small model, with side files, encrypted at .path; `manifest` False: without a manifest."""
+
+    count = 0
+
+    def __init__(self, keys, files=None, manifest=True, generation=1):
+        Source.count += 1
+        self.keys = keys
+        plain = os.path.join(workdir(), f"plain{Source.count}")
+        self.path = os.path.join(workdir(), f"source{Source.count}")
+        subprocess.run([os.path.join(ROOT, "packaging/make-model"), plain, "--shards", "1", "--mib",
+                        "2"], check=True)
+        for name, text in (files or {}).items():
+            os.makedirs(os.path.dirname(os.path.join(plain, name)), exist_ok=True)
+            with open(os.path.join(plain, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        kvfs("encrypt", "-q", plain, "-o", self.path, "--key", keys + "/owner.jwks",
+             "--generation", str(generation))
+        if not manifest:
+            os.remove(self.file("kvfs.manifest"))
+
+    def file(self, *parts):
+        return os.path.join(self.path, *parts)
+
+    def mount(self, *options):
+        return Mount(self.path, keys=[self.keys + "/reader.jwks"], options=options)
+
+
+def bent_trees(checks, keys):
+    with checks.check("a directory exchanged for a link to another: refused and named"):
+        source = Source(keys, {"en/config.json": '{"en": 1}', "de/config.json": '{"de": 1}'})
+        shutil.rmtree(source.file("de"))
+        os.symlink("en", source.file("de"))
+        with source.mount("manifest=require") as m:
+            got = outcome(os.path.join(m.path, "de/config.json"))
+            assert got in ("EKEYREJECTED", "ENOENT", "ENOTDIR"), got
+            assert outcome(os.path.join(m.path, "de")) == "EKEYREJECTED"
+            assert outcome(os.path.join(m.path, "en/config.json")) == b'{"en": 1}'
+            assert '"de"' in said(m)
+
+
+def main():
+    checks = Checks()
+    keys = os.path.join(workdir(), "keys")
+    kvfs("keygen", keys)
+    bent_trees(checks, keys)
+    return checks.finish()
+
+
+sys.exit(main())
