@@ -68,6 +68,24 @@ def bent_trees(checks, keys):
             assert outcome(os.path.join(m.path, "en/config.json")) == b'{"en": 1}'
             assert '"de"' in said(m)
 
+    with checks.check("an older release with its manifest put into a listed directory: refused"):
+        older = Source(keys, {"config.json": '{"older": true}'})
+        source = Source(keys, {"main/config.json": '{"newer": true}'}, generation=2)
+        for name in os.listdir(older.path):
+            shutil.copy(older.file(name), source.file("main"))
+        with source.mount("manifest=require") as m:
+            assert outcome(os.path.join(m.path, "main/config.json")) == "EBADMSG"
+            assert outcome(os.path.join(m.path, "main", SHARD)) == "ENOENT"
+            assert "main/config.json" in said(m)
+        result = kvfs("verify", "-q", source.path, "--key", keys + "/reader.jwks", check=False)
+        assert result.returncode == 1 and "WRONG  main/config.json" in result.stdout, result
+    with checks.check("a manifest in a directory of which no other one lists anything: governs it"):
+        source = Source(keys)
+        deeper = Source(keys, {"notes.json": '{"deeper": true}'})
+        shutil.copytree(deeper.path, source.file("deeper"))
+        with source.mount("manifest=require") as m:
+            assert outcome(os.path.join(m.path, "deeper/notes.json")) == b'{"deeper": true}'
+
 
 def main():
     checks = Checks()
