@@ -87,11 +87,35 @@ def bent_trees(checks, keys):
             assert outcome(os.path.join(m.path, "deeper/notes.json")) == b'{"deeper": true}'
 
 
+def borrowed_names(checks, keys):
+    with checks.check("a .kvfs in the source: neither listed nor taken for the mount's own"):
+        source = Source(keys, manifest=False)
+        os.mkdir(source.file(".kvfs"))
+        with open(source.file(".kvfs/status.json"), "w", encoding="utf-8") as file:
+            file.write('{"state": "serving"}')
+        with source.mount() as m:
+            assert ".kvfs" not in os.listdir(m.path)
+            subprocess.run(["ls", "-la", m.path], stdout=subprocess.DEVNULL, check=True)
+            assert m.status()["source"] == source.path
+            assert "metrics" in os.listdir(os.path.join(m.path, ".kvfs"))
+    with checks.check("files called like those in .kvfs are what they are"):
+        directory = os.path.join(workdir(), "four")
+        os.mkdir(directory)
+        shutil.copy(source.file(SHARD), os.path.join(directory, "z.safetensors"))
+        for name in "status.json", "t.json", "u.json":
+            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+                file.write("{}")
+        with Mount(directory, keys=[keys + "/reader.jwks"]) as m:
+            subprocess.run(["ls", "-la", m.path], stdout=subprocess.DEVNULL, check=True)
+            assert outcome(os.path.join(m.path, "status.json")) == b"{}"
+
+
 def main():
     checks = Checks()
     keys = os.path.join(workdir(), "keys")
     kvfs("keygen", keys)
     bent_trees(checks, keys)
+    borrowed_names(checks, keys)
     return checks.finish()
 
 
