@@ -110,12 +110,34 @@ def borrowed_names(checks, keys):
             assert outcome(os.path.join(m.path, "status.json")) == b"{}"
 
 
+def sizes(checks, keys):
+    source = Source(keys, manifest=False)
+    tmpfs = os.path.join(workdir(), "tmpfs")
+    os.mkdir(tmpfs)
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmpfs], check=True)
+    shutil.copy(source.file(SHARD), tmpfs)
+    with open(os.path.join(tmpfs, "vast.json"), "wb") as file:
+        file.truncate(1 << 54)
+    with Mount(tmpfs, keys=[keys + "/reader.jwks"]) as m, \
+            checks.check("a sparse file larger than any disk: refused, and the mount lives"):
+        got = 0
+        try:
+            with open(os.path.join(m.path, "vast.json"), "rb", buffering=0) as file:
+                os.pread(file.fileno(), 10, (1 << 53) + 5)
+        except OSError as error:
+            got = error.errno
+        assert got == errno.EOPNOTSUPP, got
+        assert len(outcome(os.path.join(m.path, SHARD))) > 2 << 20
+    subprocess.run(["umount", tmpfs], check=True)
+
+
 def main():
     checks = Checks()
     keys = os.path.join(workdir(), "keys")
     kvfs("keygen", keys)
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
+    sizes(checks, keys)
     return checks.finish()
 
 
