@@ -2,9 +2,6 @@
 
 #include "format/model_parts.h"
 
-/* Sparse files can claim any size: what is kept for one must stay within bounds. */
-#define BODY_MAX (UINT64_C(1) << 45)
-
 static uint64_t least(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -96,15 +93,15 @@ int ct_extents_make(struct ct_model *m, struct ct_err *err)
     ct_autobuf longs = {0};
     struct extent now = {0};
     uint64_t pieces = 0;
-    if (m->body_len > BODY_MAX) {
+    if (m->body_len > CT_BODY_MAX) {
         return ct_err_set(err, CT_UNSUPPORTED, "a body of more than %llu bytes",
-                          (unsigned long long)BODY_MAX);
+                          (unsigned long long)CT_BODY_MAX);
     }
     for (size_t i = 0; i < m->tensor_count; i++) {
         add_tensor(m, i, &now, &all, &longs, &pieces);
     }
     close_extent(&all, &now);
-    m->extent_count = (uint32_t)(all.len / sizeof(struct extent)); /* fits, by BODY_MAX */
+    m->extent_count = (uint32_t)(all.len / sizeof(struct extent)); /* fits, by CT_BODY_MAX */
     m->long_count = longs.len / sizeof(struct long_message);
     if (ct_buf_ok(&all, err) || ct_buf_ok(&longs, err) ||
         !(m->extents = keep(m, &all, sizeof(struct extent), err)) ||

@@ -91,7 +91,8 @@ static int take_dtype(struct parser *p, struct ct_tensor *t)
     }
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
         if (string_is(&s, dtypes[i].name)) {
-            s.pool->used -= s.n;
+            /* Its text goes again, but the first pass leaves room for it: it may be the last. */
+            s.pool->used -= p->fill ? s.n : 0;
             t->dtype = dtypes[i].name;
             t->bits = dtypes[i].bits;
             return 0;

@@ -1,7 +1,8 @@
 /*
  * The signed manifest of a model directory, `kvfs.manifest` (format/README.md 7): a flattened JWS
  * (RFC 7515, EdDSA, `typ` "kvfs-manifest+json") over JSON that lists every path with what
- * authenticates it. It governs its directory and all below, up to a deeper manifest.
+ * authenticates it. It governs its directory and all below, up to a deeper manifest in a directory
+ * of which it lists nothing: a genuine manifest of another release takes nothing from it.
  */
 #ifndef CT_MANIFEST_H
 #define CT_MANIFEST_H

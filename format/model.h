@@ -15,6 +15,9 @@
 #include "format/manifest.h"
 
 enum { CT_EXTENT_MAX = 2097152 };
+/* Sparse files can claim any size: what is kept for one must stay within bounds, and the number of
+ * its extents within 32 bits. */
+#define CT_BODY_MAX (UINT64_C(1) << 45)
 
 struct ct_model;
 

@@ -28,14 +28,20 @@ static bool beneath(const char *dir, const char *path)
     return n == 0 || (strncmp(dir, path, n) == 0 && path[n] == '/');
 }
 
+/* As a mount has it: of a directory of which an upper manifest lists something, that one has the
+ * word, whatever manifest lies there. */
 struct kvfs_domain *kvfs_domain_of(const struct kvfs_domains *d, const char *path)
 {
+    struct kvfs_domain *found = NULL;
     for (size_t i = 0; i < d->count; i++) {
-        if (beneath(d->items[i].dir, path)) {
-            return &d->items[i];
+        struct kvfs_domain *one = &d->items[i];
+        if (beneath(one->dir, path) &&
+            (!found || (one->manifest &&
+                        ct_manifest_has_dir(one->manifest, kvfs_path_in(one, found->dir))))) {
+            found = one;
         }
     }
-    return NULL;
+    return found;
 }
 
 static int deeper_first(const void *a, const void *b)

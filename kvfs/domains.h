@@ -1,6 +1,6 @@
 /*
  * The manifests of a directory tree, and what each governs: its directory and all below, up to a
- * deeper manifest.
+ * deeper manifest in a directory of which it lists nothing.
  */
 #ifndef KVFS_DOMAINS_H
 #define KVFS_DOMAINS_H

@@ -75,6 +75,12 @@ struct kvfs_content *kvfs_content_file(struct ct_source *source, const struct ct
     c->source = source;
     c->version = *version;
     c->size = version->size;
+    if (c->size > CT_BODY_MAX) {
+        kvfs_content_unref(c);
+        ct_err_set(err, CT_UNSUPPORTED, "a file of more than %llu bytes",
+                   (unsigned long long)CT_BODY_MAX);
+        return NULL;
+    }
     if (entry) {
         c->manifest = ct_manifest_ref(manifest);
         c->entry = entry;

@@ -102,37 +102,58 @@ struct rule {                     /* what governs a path */
     struct ct_err why;
 };
 
-/* The nearest manifest at or above the directory of `path`; for a directory its own one. */
+/* Whether what `g` says of `dir`, which lies in its directory, takes precedence over a manifest
+ * that lies in `dir`: that one may be genuine and of another release. */
+static bool claims(const struct governed *g, const char *dir)
+{
+    return g->manifest && ct_manifest_has_dir(g->manifest, kvfs_path_below(dir, g->dir));
+}
+
+static void take_rule(const struct governed *g, struct rule *out)
+{
+    ct_manifest_unref(out->manifest);
+    out->manifest = g->manifest ? ct_manifest_ref(g->manifest) : NULL;
+    out->refused = !g->manifest;
+    out->why = g->why;
+    (void)snprintf(out->dir, sizeof(out->dir), "%s", g->dir);
+}
+
+/* The nearest manifest at or above the directory of `path` (of a directory its own one), unless one
+ * above it lists something there. */
 static int find_rule(struct kvfs_serve *s, const char *path, bool is_dir, struct rule *out,
                      struct ct_err *err)
 {
+    char dir[PATH_MAX];
+    bool found = false;
+    int r = 0;
     memset(out, 0, sizeof(*out));
-    (void)snprintf(out->dir, sizeof(out->dir), "%s", path);
+    (void)snprintf(dir, sizeof(dir), "%s", path);
     if (!is_dir) {
-        kvfs_path_up(out->dir);
+        kvfs_path_up(dir);
     }
     pthread_mutex_lock(&s->judge->lock);
-    int r = 0;
     for (;;) {
-        struct governed *g = governed(s, out->dir);
+        const struct governed *g = governed(s, dir);
         if (!g) {
             r = ct_err_set(err, CT_NOMEM, "no memory for manifests");
             break;
         }
-        if (g->present) {
-            out->manifest = g->manifest ? ct_manifest_ref(g->manifest) : NULL;
-            out->refused = !g->manifest;
-            out->why = g->why;
+        if (g->present && (!found || claims(g, out->dir))) {
+            take_rule(g, out);
+            found = true;
+        }
+        if (!dir[0]) {
             break;
         }
-        if (!out->dir[0]) {
-            break;
-        }
-        kvfs_path_up(out->dir);
+        kvfs_path_up(dir);
     }
     pthread_mutex_unlock(&s->judge->lock);
+    if (r) {
+        ct_manifest_unref(out->manifest);
+        return -1;
+    }
     (void)snprintf(out->rest, sizeof(out->rest), "%s", kvfs_path_below(path, out->dir));
-    return r;
+    return 0;
 }
 
 void kvfs_judge_reload(struct kvfs_serve *s)
@@ -243,9 +264,13 @@ static const struct ct_entry *entry_of(const struct rule *r, const struct kvfs_o
     for (int links = 0; links < LINKS_MAX; links++) {
         const struct ct_entry *e = ct_manifest_find(r->manifest, path);
         if (!e) {
-            *dir = ct_manifest_has_dir(r->manifest, path);
-            if (!*dir || links == 0) {
-                ct_err_set(why, CT_NOTFOUND, "the manifest does not list it");
+            /* Only listed links lead to a directory: what stands in the place of one is none. */
+            bool listed = ct_manifest_has_dir(r->manifest, path);
+            *dir = listed && links > 0;
+            if (!*dir) {
+                ct_err_set(why, listed ? CT_REJECTED : CT_NOTFOUND,
+                           listed ? "the manifest lists a directory here"
+                                  : "the manifest does not list it");
             }
             return NULL;
         }

@@ -101,7 +101,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct kvfs_node *n = NULL;
     struct ct_err err = CT_ERR_INIT;
     char path[PATH_MAX];
-    uint64_t status = parent == FUSE_ROOT_ID && strcmp(name, ".kvfs") == 0 ? KVFS_STATUS_DIR
+    uint64_t status = parent == FUSE_ROOT_ID && strcmp(name, KVFS_STATUS_NAME) == 0
+                          ? KVFS_STATUS_DIR
                       : parent == KVFS_STATUS_DIR ? kvfs_status_lookup(name)
                                                   : 0;
     if (status) {
@@ -185,6 +186,7 @@ struct listing {
     atomic_uint refs; /* as a handle's */
     char **names;     /* as the view shows them, sorted */
     size_t count, cap;
+    bool status; /* of `.kvfs` */
     char dir[PATH_MAX];
 };
 
@@ -235,7 +237,9 @@ static int read_names(struct listing *l, int fd)
         char shown[NAME_MAX + 1];
         bool usual = d->d_type == DT_REG || d->d_type == DT_DIR || d->d_type == DT_LNK ||
                      d->d_type == DT_UNKNOWN;
-        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 || !usual) {
+        /* The source's own `.kvfs` would stand for ours in the kernel's cache of names. */
+        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 || !usual ||
+            (!l->dir[0] && strcmp(d->d_name, KVFS_STATUS_NAME) == 0)) {
             continue;
         }
         if (d->d_type == DT_DIR) {
@@ -268,6 +272,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     struct listing *l = calloc(1, sizeof(*l));
     int why = l ? 0 : ENOMEM;
     if (l && ino == KVFS_STATUS_DIR) {
+        l->status = true;
         for (unsigned i = 0; i < KVFS_STATUS_FILES && !why; i++) {
             why = add_name(l, kvfs_status_name(i)) ? ENOMEM : 0;
         }
@@ -316,8 +321,7 @@ static size_t put_entry(fuse_req_t req, const struct listing *l, const char *nam
     char path[PATH_MAX];
     struct kvfs_node *n = NULL;
     *counted = NULL;
-    if (!l->dir[0] && kvfs_status_lookup(name) && l->count == KVFS_STATUS_FILES &&
-        strcmp(l->names[0], kvfs_status_name(0)) == 0) {
+    if (l->status) {
         fill_status_entry(s, kvfs_status_lookup(name), &e);
     } else {
         if (kvfs_path_join(path, l->dir, name) || find(s, path, &n, NULL)) {

@@ -82,6 +82,7 @@ void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, stru
 
 /* ---- statusdir.c: `.kvfs/` ---- */
 enum { KVFS_STATUS_FILES = 4 };
+#define KVFS_STATUS_NAME ".kvfs"
 #define KVFS_STATUS_DIR (UINT64_C(1) << 62) /* its files follow */
 bool kvfs_status_is(uint64_t id);
 /* Id of a name in `.kvfs`, 0 if there is none. */

@@ -164,6 +164,24 @@ Test(hostile, runs)
     }
 }
 
+/* Names that fill their memory to the last byte, and behind the last of them a dtype, of which
+ * nothing is kept. */
+Test(hostile, full_to_the_brim)
+{
+    enum { NAMES = 131072 }; /* so large that a block is theirs alone */
+    struct ct_err err = CT_ERR_INIT;
+    struct ct_header *h = NULL;
+    ct_autobuf json = {0};
+    ct_buf_puts(&json, "{\"");
+    while (json.len < NAMES + 2) {
+        ct_buf_putc(&json, 'n');
+    }
+    ct_buf_puts(&json, "\":{\"shape\":[4],\"data_offsets\":[0,3],\"dtype\":\"F6_E2M3\"}}");
+    cr_expect_eq(ct_header_parse(json.data, json.len, 3, &h, &err), 0, "%s", err.msg);
+    cr_expect_eq(h->tensors[0].name.n, NAMES);
+    ct_header_free(h);
+}
+
 /* A length that no memory was asked for before anything else was checked. */
 Test(hostile, too_long)
 {

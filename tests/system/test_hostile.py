@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Source directories that somebody else arranged: trees bent so that a signed path would yield
+another one's content, names that would hide what the mount says of itself, sizes that no disk has."""
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from kvfstest import ROOT, Checks, Mount, kvfs, workdir
+
+SHARD = "model-00001-of-00001.safetensors"
+
+
+def outcome(path):
+    """The content, or the errno's name."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def said(m):
+    """What an operator sees: status and log."""
+    with open(os.path.join(m.path, ".kvfs/log"), encoding="utf-8") as log:
+        return json.dumps(m.status()) + log.read()
+
+
+class Source:
+    """A small model, with side files, encrypted at .path; `manifest` False: without a manifest."""
+
+    count = 0
+
+    def __init__(self, keys, files=None, manifest=True, generation=1):
+        Source.count += 1
+        self.keys = keys
+        plain = os.path.join(workdir(), f"plain{Source.count}")
+        self.path = os.path.join(workdir(), f"source{Source.count}")
+        subprocess.run([os.path.join(ROOT, "packaging/make-model"), plain, "--shards", "1", "--mib",
+                        "2"], check=True)
+        for name, text in (files or {}).items():
+            os.makedirs(os.path.dirname(os.path.join(plain, name)), exist_ok=True)
+            with open(os.path.join(plain, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        kvfs("encrypt", "-q", plain, "-o", self.path, "--key", keys + "/owner.jwks",
+             "--generation", str(generation))
+        if not manifest:
+            os.remove(self.file("kvfs.manifest"))
+
+    def file(self, *parts):
+        return os.path.join(self.path, *parts)
+
+    def mount(self, *options):
+        return Mount(self.path, keys=[self.keys + "/reader.jwks"], options=options)
+
+
+def bent_trees(checks, keys):
+    with checks.check("a directory exchanged for a link to another: refused and named"):
+        source = Source(keys, {"en/config.json": '{"en": 1}', "de/config.json": '{"de": 1}'})
+        shutil.rmtree(source.file("de"))
+        os.symlink("en", source.file("de"))
+        with source.mount("manifest=require") as m:
+            got = outcome(os.path.join(m.path, "de/config.json"))
+            assert got in ("EKEYREJECTED", "ENOENT", "ENOTDIR"), got
+            assert outcome(os.path.join(m.path, "de")) == "EKEYREJECTED"
+            assert outcome(os.path.join(m.path, "en/config.json")) == b'{"en": 1}'
+            assert '"de"' in said(m)
+
+    with checks.check("an older release with its manifest put into a listed directory: refused"):
+        older = Source(keys, {"config.json": '{"older": true}'})
+        source = Source(keys, {"main/config.json": '{"newer": true}'}, generation=2)
+        for name in os.listdir(older.path):
+            shutil.copy(older.file(name), source.file("main"))
+        with source.mount("manifest=require") as m:
+            assert outcome(os.path.join(m.path, "main/config.json")) == "EBADMSG"
+            assert outcome(os.path.join(m.path, "main", SHARD)) == "ENOENT"
+            assert "main/config.json" in said(m)
+        result = kvfs("verify", "-q", source.path, "--key", keys + "/reader.jwks", check=False)
+        assert result.returncode == 1 and "WRONG  main/config.json" in result.stdout, result
+    with checks.check("a manifest in a directory of which no other one lists anything: governs it"):
+        source = Source(keys)
+        deeper = Source(keys, {"notes.json": '{"deeper": true}'})
+        shutil.copytree(deeper.path, source.file("deeper"))
+        with source.mount("manifest=require") as m:
+            assert outcome(os.path.join(m.path, "deeper/notes.json")) == b'{"deeper": true}'
+
+
+def borrowed_names(checks, keys):
+    with checks.check("a .kvfs in the source: neither listed nor taken for the mount's own"):
+        source = Source(keys, manifest=False)
+        os.mkdir(source.file(".kvfs"))
+        with open(source.file(".kvfs/status.json"), "w", encoding="utf-8") as file:
+            file.write('{"state": "serving"}')
+        with source.mount() as m:
+            assert ".kvfs" not in os.listdir(m.path)
+            subprocess.run(["ls", "-la", m.path], stdout=subprocess.DEVNULL, check=True)
+            assert m.status()["source"] == source.path
+            assert "metrics" in os.listdir(os.path.join(m.path, ".kvfs"))
+    with checks.check("files called like those in .kvfs are what they are"):
+        directory = os.path.join(workdir(), "four")
+        os.mkdir(directory)
+        shutil.copy(source.file(SHARD), os.path.join(directory, "z.safetensors"))
+        for name in "status.json", "t.json", "u.json":
+            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+                file.write("{}")
+        with Mount(directory, keys=[keys + "/reader.jwks"]) as m:
+            subprocess.run(["ls", "-la", m.path], stdout=subprocess.DEVNULL, check=True)
+            assert outcome(os.path.join(m.path, "status.json")) == b"{}"
+
+
+def sizes(checks, keys):
+    source = Source(keys, manifest=False)
+    tmpfs = os.path.join(workdir(), "tmpfs")
+    os.mkdir(tmpfs)
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmpfs], check=True)
+    shutil.copy(source.file(SHARD), tmpfs)
+    with open(os.path.join(tmpfs, "vast.json"), "wb") as file:
+        file.truncate(1 << 54)
+    with Mount(tmpfs, keys=[keys + "/reader.jwks"]) as m, \
+            checks.check("a sparse file larger than any disk: refused, and the mount lives"):
+        got = 0
+        try:
+            with open(os.path.join(m.path, "vast.json"), "rb", buffering=0) as file:
+                os.pread(file.fileno(), 10, (1 << 53) + 5)
+        except OSError as error:
+            got = error.errno
+        assert got == errno.EOPNOTSUPP, got
+        assert len(outcome(os.path.join(m.path, SHARD))) > 2 << 20
+    subprocess.run(["umount", tmpfs], check=True)
+
+
+def main():
+    checks = Checks()
+    keys = os.path.join(workdir(), "keys")
+    kvfs("keygen", keys)
+    bent_trees(checks, keys)
+    borrowed_names(checks, keys)
+    sizes(checks, keys)
+    return checks.finish()
+
+
+sys.exit(main())
