@@ -69,6 +69,10 @@ def sanitized():
     return b"__asan_init" in data or b"__tsan_init" in data
 
 
+class Skip(Exception):
+    """Raised inside a check that can't be done here, with the reason."""
+
+
 class Checks:
     """Counts and prints. A check fails by any exception; what follows it still runs."""
 
@@ -81,6 +85,8 @@ class Checks:
             yield
         except KeyboardInterrupt:
             raise
+        except Skip as why:
+            self.skip(name, why)
         except Exception as error:  # pylint: disable=broad-except
             self.failed += 1
             frames = traceback.extract_tb(error.__traceback__)
