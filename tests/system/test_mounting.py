@@ -170,8 +170,10 @@ def rootless(checks, model):
     refused(checks, "user_allow_other missing: says the line to add", "user_allow_other",
             model.encrypted, mnt, "--key", keys, "-o", "allow-other", prefix=hide + user, mnt=mnt)
     os.chmod(keys, 0o644)
-    refused(checks, "a user without a name: says what to do", "/etc/passwd", model.encrypted, mnt,
-            "--key", keys, prefix=as_user(1234), mnt=mnt)
+    run("mkdir", "-m", "777", mnt + "2", check=True)
+    refused(checks, "a user without a name: says what to do", "/etc/passwd", model.encrypted,
+            mnt + "2",
+            "--key", keys, prefix=as_user(1234))
     root_owned = os.path.join(workdir(), "rootsown")
     os.mkdir(root_owned)
     refused(checks, "a mount point of somebody else: says what to do", "chown",
