@@ -93,23 +93,29 @@ static int do_link(const struct run *r, struct kvfs_task *t, struct ct_err *err)
     return kvfs_resolve_beneath(kvfs_state_dir(r->state), t->item->path, &st, err);
 }
 
-/* Directories first; links last, so that each can be tried. */
+static int do_task(struct run *r, struct kvfs_task *t, struct ct_err *err)
+{
+    switch (t->step) {
+    case KVFS_STEP_DIR:
+        return do_dir(r, t, err);
+    case KVFS_STEP_LINK:
+        return do_link(r, t, err);
+    default:
+        r->kept += t->done;
+        return t->done ? 0 : do_file(r, t, err);
+    }
+}
+
+/* Models before what is copied, so that wrong keys fail with nothing written; links last, so that
+ * each can be tried. */
 static int do_tasks(struct run *r, struct ct_err *err)
 {
-    for (int pass = 0; pass < 3; pass++) {
+    static const enum kvfs_step order[] = {KVFS_STEP_DIR, KVFS_STEP_MODEL, KVFS_STEP_COPY,
+                                           KVFS_STEP_LINK};
+    for (size_t pass = 0; pass < sizeof(order) / sizeof(order[0]); pass++) {
         for (size_t i = 0; i < r->plan.count; i++) {
             struct kvfs_task *t = &r->plan.tasks[i];
-            int rc = 0;
-            if (t->step == KVFS_STEP_DIR) {
-                rc = pass == 0 ? do_dir(r, t, err) : 0;
-            } else if (t->step == KVFS_STEP_LINK) {
-                rc = pass == 2 ? do_link(r, t, err) : 0;
-            } else if (pass == 1 && t->done) {
-                r->kept++;
-            } else if (pass == 1) {
-                rc = do_file(r, t, err);
-            }
-            if (rc) {
+            if (t->step == order[pass] && do_task(r, t, err)) {
                 return -1;
             }
         }

@@ -138,12 +138,26 @@ static int by_first_bytes(struct ct_source *s, const struct ct_version *v, const
     return 0;
 }
 
+/* Measured, and what is to be encrypted read as strictly as a model: one pass does not see that
+ * the file is cut, or longer than its tensors. */
+static int measure(struct ct_source *s, const struct ct_version *v, struct ct_measure *out,
+                   struct ct_err *err)
+{
+    struct ct_header *h = NULL;
+    if (ct_header_measure(s, v, out, err) ||
+        (out->kind == CT_KIND_PLAIN && ct_header_read(s, v, NULL, &h, err))) {
+        return -1;
+    }
+    ct_header_free(h);
+    return 0;
+}
+
 int kvfs_recognise(struct ct_source *s, const struct ct_version *v, const char *path,
                    struct kvfs_recognised *out, struct ct_err *err)
 {
     struct ct_err why = CT_ERR_INIT;
     *out = (struct kvfs_recognised){.what = KVFS_WHAT_SIDE};
-    if (ct_header_measure(s, v, &out->measure, &why)) {
+    if (measure(s, v, &out->measure, &why)) {
         if (why.code == CT_IO || why.code == CT_STALE || why.code == CT_NOMEM) {
             if (err) {
                 *err = why;

@@ -71,7 +71,7 @@ _kvfs() {
     fi
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$("$kvfs" "$command" --help 2>/dev/null |
-            grep -oE -- '--[a-z][a-z-]*=?' | sort -u)" -- "$cur"))
+            sed -nE 's/^ +(-., )?(--[a-z][a-z-]*=?).*/\2/p')" -- "$cur"))
         [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
         return
     fi

@@ -120,6 +120,7 @@ static const struct {
                       "--cap-add SYS_ADMIN --security-opt apparmor=unconfined"},
     {"write access to mountpoint", "chown it, or mount as root"},
     {"not owned by user", "mount on a directory of your own"},
+    {"determine username", "add a line for this uid to /etc/passwd, or mount as root"},
 };
 
 static int explain_mount(const char *path, int code, const char *said, struct ct_err *err)

@@ -61,12 +61,16 @@ static void read_manifest(struct kvfs_serve *s, struct governed *g)
     ct_autobuf text = {0};
     g->present = true;
     if (opened.fd < 0) {
-        ct_err_set(&g->why, CT_REJECTED, "not a regular file");
-    } else if (ct_read_fd(opened.fd, CT_MANIFEST_MAX, &text, &g->why) == 0) {
+        ct_err_set(&g->why, CT_REJECTED, CT_MANIFEST_NAME " is not a regular file");
+    } else if (ct_read_fd(opened.fd, CT_MANIFEST_MAX, &text, &g->why)) {
+        ct_err_wrap(&g->why, CT_MANIFEST_NAME);
+    } else {
         (void)ct_manifest_parse(text.data, text.len, s->keys, &g->manifest, &g->why);
     }
     if (!g->manifest) {
-        ct_err_wrap(&g->why, "%s", path);
+        if (g->dir[0]) {
+            ct_err_wrap(&g->why, "%s", g->dir);
+        }
         ct_log(CT_LOG_WARN, "%s", g->why.msg);
     }
     kvfs_opened_release(&opened);
@@ -290,48 +294,52 @@ static const struct ct_entry *entry_of(const struct rule *r, const struct kvfs_o
     return NULL;
 }
 
+/* What the manifest says of it: *entry. 0 too when it refuses the file, which is then judged. */
+static int consult_manifest(const struct rule *r, const struct kvfs_opened *opened,
+                            struct kvfs_found *f, const struct ct_entry **entry, struct ct_err *err)
+{
+    struct ct_err why = CT_ERR_INIT;
+    bool dir = false;
+    f->verdict.manifest = ct_manifest_ref(r->manifest);
+    *entry = entry_of(r, opened, &dir, &why);
+    if (!*entry && why.code == CT_NOTFOUND) {
+        return ct_err_set(err, CT_NOTFOUND, "%s", why.msg);
+    }
+    if (!*entry) {
+        refuse(f, CT_REJECTED, dir ? "the manifest lists a directory here" : why.msg);
+    } else {
+        judge_entry(*entry, f);
+    }
+    return 0;
+}
+
 static int judge_file(struct kvfs_serve *s, const char *path, const struct rule *r,
                       const struct kvfs_opened *opened, struct kvfs_found *f, struct ct_err *err)
 {
     struct ct_err measured = CT_ERR_INIT;
-    struct ct_err why = CT_ERR_INIT;
-    bool dir = false;
     const struct ct_entry *e = NULL;
+    int result = 0;
     f->kind = KVFS_NODE_FILE;
     ct_version_of(&opened->st, &f->version);
     f->measure.view_size = f->version.size;
-    if (r->refused) {
-        f->verdict.kind = KVFS_VERDICT_REFUSED;
-        f->verdict.why = r->why;
-        return 0;
-    }
-    if (r->manifest) {
-        f->verdict.manifest = ct_manifest_ref(r->manifest);
-        e = entry_of(r, opened, &dir, &why);
-        if (!e && why.code == CT_NOTFOUND) {
-            return ct_err_set(err, CT_NOTFOUND, "%s", why.msg);
-        }
-        if (!e) {
-            refuse(f, CT_REJECTED, dir ? "the manifest lists a directory here" : why.msg);
-            return 0;
-        }
-    } else if (s->config.manifest == KVFS_MANIFEST_REQUIRE) {
-        refuse(f, CT_REJECTED, "no manifest vouches for it, and manifest=require asks for one");
-        return 0;
-    }
     int copy = dup(opened->fd);
     struct ct_source *source = copy < 0 ? NULL : ct_source_fd(copy, err);
     if (!source) {
         return ct_err_set(err, CT_NOMEM, "no descriptor for %s", path);
     }
     (void)ct_header_measure(source, &f->version, &f->measure, &measured);
-    if (e) {
-        judge_entry(e, f);
+    if (r->refused) {
+        f->verdict.kind = KVFS_VERDICT_REFUSED;
+        f->verdict.why = r->why;
+    } else if (r->manifest) {
+        result = consult_manifest(r, opened, f, &e, err);
+    } else if (s->config.manifest == KVFS_MANIFEST_REQUIRE) {
+        refuse(f, CT_REJECTED, "no manifest vouches for it, and manifest=require asks for one");
     } else {
         judge_content(s, path, source, &measured, f);
     }
     ct_source_close(source);
-    return 0;
+    return result;
 }
 
 static int judge_dir(const struct rule *r, const char *path, const struct kvfs_opened *opened,

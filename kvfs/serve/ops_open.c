@@ -204,6 +204,41 @@ static void close_node(struct kvfs_serve *s, struct kvfs_node *node)
 
 /* ---- handles ---- */
 
+/* All that are open. After a lazy unmount the connection may end before the last release comes;
+ * such a handle goes with the process. */
+static struct {
+    pthread_mutex_t lock;
+    struct kvfs_handle *first;
+} handles = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* With the kernel's reference. */
+static struct kvfs_handle *new_handle(void)
+{
+    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    if (h) {
+        atomic_init(&h->refs, 1);
+        pthread_mutex_lock(&handles.lock);
+        h->next = handles.first;
+        h->link = &handles.first;
+        if (h->next) {
+            h->next->link = &h->next;
+        }
+        handles.first = h;
+        pthread_mutex_unlock(&handles.lock);
+    }
+    return h;
+}
+
+static void unlink_handle(struct kvfs_handle *h)
+{
+    pthread_mutex_lock(&handles.lock);
+    *h->link = h->next;
+    if (h->next) {
+        h->next->link = h->link;
+    }
+    pthread_mutex_unlock(&handles.lock);
+}
+
 struct kvfs_handle *kvfs_handle_ref(struct kvfs_serve *s, const struct fuse_file_info *fi)
 {
     struct kvfs_handle *h = (struct kvfs_handle *)(uintptr_t)fi->fh;
@@ -218,6 +253,7 @@ void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h)
         return;
     }
     struct kvfs_node *node = h->node;
+    unlink_handle(h);
     kvfs_content_unref(h->content);
     ct_buf_free(&h->snapshot);
     free(h);
@@ -231,13 +267,14 @@ static void do_open(void *arg)
     struct opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    struct kvfs_handle *h = new_handle();
     struct kvfs_content *c = h ? content_of(s, o->node, o->uid, &err) : NULL;
     if (!c) {
-        if (!h) {
+        if (h) {
+            kvfs_handle_unref(s, h);
+        } else {
             ct_err_set(&err, CT_NOMEM, "no memory to open a file");
         }
-        free(h);
         kvfs_reply_error(s, o->req, o->node, &err);
         kvfs_node_end(s, o->node);
         free(o);
@@ -256,7 +293,6 @@ static void do_open(void *arg)
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.noflush = 1;
-    atomic_init(&h->refs, 1);
     kvfs_hand_over(s);
     if (fuse_reply_open(o->req, &o->fi)) {
         kvfs_handle_unref(s, h); /* the opener is gone */
@@ -269,15 +305,16 @@ static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
                         struct fuse_file_info *fi)
 {
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_handle *h = calloc(1, sizeof(*h));
+    struct kvfs_handle *h = new_handle();
     if (!h || kvfs_status_content(s, ino, &h->snapshot, &err)) {
-        free(h);
+        if (h) {
+            kvfs_handle_unref(s, h);
+        }
         fuse_reply_err(req, ENOMEM);
         return;
     }
     fi->fh = (uintptr_t)h;
     fi->direct_io = 1; /* its size is not known before */
-    atomic_init(&h->refs, 1);
     kvfs_hand_over(s);
     if (fuse_reply_open(req, fi)) {
         kvfs_handle_unref(s, h);

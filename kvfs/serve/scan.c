@@ -11,11 +11,19 @@ enum { DEPTH = 32 };
 struct scan {
     struct kvfs_serve *s;
     struct ct_err *err;
-    unsigned models, locked_out, refused, leaving;
-    char first[512];  /* the first model without a key, and which key */
-    char why[512];    /* the first weight file that is refused, and why */
-    char leaves[512]; /* the first link that leaves the source */
+    struct note {
+        unsigned count;
+        char first[512]; /* which, and why */
+    } locked_out, refused, leaving;
+    unsigned models, plain; /* plain ones among the refused */
 };
+
+static void take_note(struct note *n, const char *path, const struct ct_err *why)
+{
+    if (n->count++ == 0) {
+        (void)snprintf(n->first, sizeof(n->first), "%s: %s", path, why->msg);
+    }
+}
 
 /* Whether a key of this kid is there; a header without kids is for open to judge. */
 static void check_keys(struct scan *c, const char *path, const struct ct_measure *m)
@@ -38,8 +46,8 @@ static void check_keys(struct scan *c, const char *path, const struct ct_measure
         }
         missing = alg == CT_ALG_CHACHA20POLY1305 && !c->s->config.have_key_dir;
     }
-    if (missing && c->locked_out++ == 0) {
-        (void)snprintf(c->first, sizeof(c->first), "%s: %s", path, why.msg);
+    if (missing) {
+        take_note(&c->locked_out, path, &why);
     }
 }
 
@@ -75,6 +83,21 @@ static unsigned depth_of(const char *path)
     return n;
 }
 
+/* Side files that are refused are not worth a word. */
+static void note_refusal(struct scan *c, const char *path, const struct kvfs_found *f)
+{
+    const struct ct_err *why = &f->verdict.why;
+    bool weights = f->measure.kind != CT_KIND_OTHER || kvfs_path_ends(path, ".safetensors");
+    if (why->code == CT_LEAVES) {
+        take_note(&c->leaving, path, why);
+    } else if (weights && why->code == CT_NOKEY) {
+        take_note(&c->locked_out, path, why);
+    } else if (weights) {
+        take_note(&c->refused, path, why);
+        c->plain += f->measure.kind == CT_KIND_PLAIN;
+    }
+}
+
 static int look_at(struct scan *c, const char *path)
 {
     struct kvfs_found f;
@@ -89,16 +112,10 @@ static int look_at(struct scan *c, const char *path)
     } else if (f.kind == KVFS_NODE_FILE) {
         bool encrypted = f.measure.kind == CT_KIND_ENCRYPTED;
         c->models += encrypted;
-        if (encrypted) {
+        if (f.verdict.kind == KVFS_VERDICT_REFUSED) {
+            note_refusal(c, path, &f);
+        } else if (encrypted) {
             check_keys(c, path, &f.measure);
-        }
-        if (f.verdict.kind == KVFS_VERDICT_REFUSED && f.verdict.why.code != CT_LEAVES &&
-            (encrypted || kvfs_path_ends(path, ".safetensors")) && c->refused++ == 0) {
-            (void)snprintf(c->why, sizeof(c->why), "%s: %s", path, f.verdict.why.msg);
-        }
-        if (f.verdict.kind == KVFS_VERDICT_REFUSED && f.verdict.why.code == CT_LEAVES &&
-            c->leaving++ == 0) {
-            (void)snprintf(c->leaves, sizeof(c->leaves), "%s: %s", path, f.verdict.why.msg);
         }
         if (c->s->config.require_all && (encrypted || f.verdict.kind == KVFS_VERDICT_REFUSED) &&
             kvfs_try_open(c->s, path, c->err)) {
@@ -110,12 +127,24 @@ static int look_at(struct scan *c, const char *path)
     return r;
 }
 
-static void add_note(char *text, size_t cap, unsigned count, const char *what, const char *first)
+static void add_note(char *text, size_t cap, const struct note *note, const char *what)
 {
     size_t n = strlen(text);
-    if (count) {
-        (void)snprintf(text + n, cap - n, "%s%u %s (%s)", n ? "; " : "", count, what, first);
+    if (note->count) {
+        (void)snprintf(text + n, cap - n, "%s%u %s (%s)", n ? "; " : "", note->count, what,
+                       note->first);
     }
+}
+
+static int explain_nothing(const struct scan *c)
+{
+    if (c->leaving.count) {
+        return ct_err_set(c->err, CT_LEAVES, "%s", c->leaving.first);
+    }
+    return ct_err_set(c->err, CT_NOTFOUND,
+                      "nothing in %s is encrypted%s%s%s: kvfs encrypt makes an encrypted copy",
+                      c->s->config.source, c->plain ? " (" : "", c->refused.first,
+                      c->plain ? ")" : "");
 }
 
 int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err)
@@ -125,16 +154,11 @@ int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err)
     if (look_at(&c, "")) {
         return -1;
     }
-    if (c.models == 0 && c.refused == 0 && c.leaving) {
-        return ct_err_set(err, CT_LEAVES, "%s", c.leaves);
+    if (c.models == 0 && c.locked_out.count == 0 && c.refused.count == c.plain) {
+        return explain_nothing(&c);
     }
-    if (c.models == 0 && c.refused == 0) {
-        return ct_err_set(err, CT_NOTFOUND,
-                          "nothing in %s is encrypted: kvfs encrypt makes an encrypted copy",
-                          s->config.source);
-    }
-    add_note(text, cap, c.locked_out, "models will be refused for want of a key", c.first);
-    add_note(text, cap, c.refused, "weight files are refused", c.why);
-    add_note(text, cap, c.leaving, "links leave the source", c.leaves);
+    add_note(text, cap, &c.locked_out, "models will be refused for want of a key");
+    add_note(text, cap, &c.refused, "weight files are refused");
+    add_note(text, cap, &c.leaving, "links leave the source");
     return 0;
 }

@@ -134,11 +134,12 @@ static inline void kvfs_take_over(struct kvfs_serve *s)
 
 /* ---- what fi->fh points to (ops_open.c) ---- */
 struct kvfs_handle {
-    atomic_uint refs;             /* the kernel's, and one a read on its way */
-    struct kvfs_node *node;       /* NULL for `.kvfs/` */
-    struct kvfs_content *content; /* a reference; NULL for directories and `.kvfs/` */
-    bool direct;                  /* opened with O_DIRECT */
-    struct ct_buf snapshot;       /* `.kvfs/` file, or directory listing, as it was at open */
+    atomic_uint refs;                 /* the kernel's, and one a read on its way */
+    struct kvfs_node *node;           /* NULL for `.kvfs/` */
+    struct kvfs_content *content;     /* a reference; NULL for directories and `.kvfs/` */
+    bool direct;                      /* opened with O_DIRECT */
+    struct ct_buf snapshot;           /* `.kvfs/` file, or directory listing, as it was at open */
+    struct kvfs_handle *next, **link; /* in the list of all */
 };
 
 /* A reference for a read on its way: the kernel may release a file as soon as the last read is

@@ -7,6 +7,7 @@ Lines are `ok NAME`, `FAIL NAME: why`, `skip NAME: why`, and `note …`.
 import atexit
 import contextlib
 import ctypes
+import errno
 import functools
 import json
 import os
@@ -69,6 +70,10 @@ def sanitized():
     return b"__asan_init" in data or b"__tsan_init" in data
 
 
+class Skip(Exception):
+    """Raised inside a check that can't be done here, with the reason."""
+
+
 class Checks:
     """Counts and prints. A check fails by any exception; what follows it still runs."""
 
@@ -81,6 +86,8 @@ class Checks:
             yield
         except KeyboardInterrupt:
             raise
+        except Skip as why:
+            self.skip(name, why)
         except Exception as error:  # pylint: disable=broad-except
             self.failed += 1
             frames = traceback.extract_tb(error.__traceback__)
@@ -162,6 +169,12 @@ def mounts_at(path):
     return found
 
 
+def no_mount(path):
+    """Neither mounted nor dead: the directory beneath answers."""
+    assert not mounts_at(path), f"still mounted: {mounts_at(path)}"
+    os.listdir(path)
+
+
 def processes(mountpoint):
     """Names and pids of the processes behind a mount: supervisor, keeper, worker."""
     found = {}
@@ -199,6 +212,65 @@ def _too_late():
     print(f"FAIL {os.path.basename(sys.argv[0])}: not done after {TIMEOUT} s", flush=True)
     _abort_all()
     os._exit(1)
+
+
+def read_all(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def outcome(path):
+    """The content, or the errno's name."""
+    try:
+        return read_all(path)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def as_user(uid, gid=None):
+    """A prefix that makes a command an ordinary user's."""
+    return ["setpriv", "--reuid", str(uid), "--regid", str(uid if gid is None else gid),
+            "--clear-groups"]
+
+
+def in_namespace(script):
+    """A prefix that runs a shell script in a mount namespace of its own before the command."""
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script + '; exec "$@"',
+            "sh"]
+
+
+def open_device():
+    """Lets everybody in this mount namespace open /dev/fuse, as on most machines."""
+    if os.stat("/dev/fuse").st_mode & 0o666 != 0o666:
+        directory = os.path.join(workdir(), "dev")
+        os.mkdir(directory)
+        run("mount", "-t", "tmpfs", "none", directory, check=True)
+        node = os.path.join(directory, "fuse")
+        os.mknod(node, 0o20666, os.stat("/dev/fuse").st_rdev)
+        os.chmod(node, 0o666)
+        run("mount", "--bind", node, "/dev/fuse", check=True)
+
+
+class Model:
+    """An encrypted model of two shards with two side files, and its keys."""
+
+    def __init__(self, mib=64):
+        self.keys = os.path.join(workdir(), "keys")
+        self.plain = os.path.join(workdir(), "plain")
+        self.encrypted = os.path.join(workdir(), "encrypted")
+        self.owner = self.keys + "/owner.jwks"
+        self.reader = self.keys + "/reader.jwks"
+        self.shard = "model-00001-of-00002.safetensors"
+        kvfs("keygen", self.keys)
+        run(os.path.join(ROOT, "packaging/make-model"), self.plain, "--shards", "2", "--mib", mib,
+            check=True)
+        kvfs("encrypt", "-q", self.plain, "-o", self.encrypted, "--key", self.owner)
+
+    def mount(self, *options, **more):
+        return Mount(self.encrypted, keys=[self.reader], options=options, **more)
+
+    def plain_bytes(self):
+        return read_all(os.path.join(self.plain, self.shard))
 
 
 def die_with_parent():

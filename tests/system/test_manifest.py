@@ -1,34 +1,20 @@
 #!/usr/bin/env python3
 """Attacks on a model directory by somebody who can write to it but has no signing key. Each is
 refused or absent, and named; what was not touched stays readable."""
-import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 
-from kvfstest import ROOT, Checks, Mount, kvfs, workdir
+from kvfstest import ROOT, Checks, Mount, kvfs, outcome, read_all, workdir
 
 SHARD = "model-{:05d}-of-00003.safetensors"
 
 
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def outcome(path):
-    """The content, or the errno's name."""
-    try:
-        return read(path)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-
-
 def everything_said(m):
     """What an operator sees: status and log."""
-    return json.dumps(m.status()) + read(os.path.join(m.path, ".kvfs/log")).decode()
+    return json.dumps(m.status()) + read_all(os.path.join(m.path, ".kvfs/log")).decode()
 
 
 class Release:
@@ -69,7 +55,7 @@ class Attack:
 
 def untouched(m, release, *names):
     for name in names:
-        assert outcome(os.path.join(m.path, name)) == read(os.path.join(release.plain, name)), name
+        assert outcome(os.path.join(m.path, name)) == read_all(os.path.join(release.plain, name)), name
 
 
 def run(checks, keys, first, second):
@@ -79,12 +65,12 @@ def run(checks, keys, first, second):
             untouched(m, first, *(SHARD.format(n) for n in (1, 2, 3)), "config.json",
                       "tokenizer.json", "modeling.py", "model.safetensors.index.json")
             assert "kvfs.manifest" not in os.listdir(m.path)
-            assert outcome(os.path.join(m.path, "sub/config.json")) == read(first.plain + "/config.json")
+            assert outcome(os.path.join(m.path, "sub/config.json")) == read_all(first.plain + "/config.json")
 
     for name in "config.json", "model.safetensors.index.json", "modeling.py":
         with checks.check(f"edited {name}: refused and named"):
             attack = Attack(first)
-            data = read(attack.file(name))
+            data = read_all(attack.file(name))
             with open(attack.file(name), "wb") as file:
                 file.write(data.replace(b"e", b"3", 1))
             with attack.mount(keys) as m:
@@ -104,7 +90,7 @@ def run(checks, keys, first, second):
                 size = os.fstat(file.fileno()).st_size
                 assert size > 1 << 20
                 os.lseek(file.fileno(), (1 << 20) + 4096, os.SEEK_SET)
-                want = read(os.path.join(first.plain, "tokenizer.json"))
+                want = read_all(os.path.join(first.plain, "tokenizer.json"))
                 got = os.pread(file.fileno(), 4096, (1 << 20) + 4096)
                 assert got == want[(1 << 20) + 4096:(1 << 20) + 8192]
 
@@ -176,7 +162,7 @@ def run(checks, keys, first, second):
     for what, change in (("payload", "payload"), ("signature", "signature"), ("header", "protected")):
         with checks.check(f"the manifest's {what} altered: everything is refused"):
             attack = Attack(first)
-            jws = json.loads(read(attack.file("kvfs.manifest")))
+            jws = json.loads(read_all(attack.file("kvfs.manifest")))
             text = jws[change]
             jws[change] = text[:20] + ("A" if text[20] != "A" else "B") + text[21:]
             with open(attack.file("kvfs.manifest"), "w", encoding="utf-8") as file:
