@@ -54,7 +54,8 @@ void kvfs_print_safe(FILE *to, const char *text, size_t n)
     (void)fwrite(b.data, 1, b.len, to);
 }
 
-static void vput_safe(struct ct_buf *out, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void vput_safe(struct ct_buf *out, const char *fmt,
+                                                            va_list ap)
 {
     char *text = NULL;
     if (vasprintf(&text, fmt, ap) >= 0) {
@@ -64,7 +65,8 @@ static void vput_safe(struct ct_buf *out, const char *fmt, va_list ap)
 }
 
 /* The text of fmt itself is ours: its newlines stay. */
-static void vprint_line(FILE *to, const char *before, const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void vprint_line(FILE *to, const char *before,
+                                                              const char *fmt, va_list ap)
 {
     ct_autobuf b = {0};
     ct_buf_puts(&b, before);
