@@ -55,7 +55,8 @@ void kvfs_print_safe(FILE *to, const char *text, size_t n)
 }
 
 /* A newline at the end of fmt is ours: it stays. */
-static void vput_safe(struct ct_buf *out, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void vput_safe(struct ct_buf *out, const char *fmt,
+                                                            va_list ap)
 {
     char *text = NULL;
     size_t n = strlen(fmt);
@@ -69,7 +70,8 @@ static void vput_safe(struct ct_buf *out, const char *fmt, va_list ap)
     }
 }
 
-static void vprint_line(FILE *to, const char *before, const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void vprint_line(FILE *to, const char *before,
+                                                              const char *fmt, va_list ap)
 {
     ct_autobuf b = {0};
     ct_buf_puts(&b, before);

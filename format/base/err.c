@@ -27,7 +27,8 @@ static const struct {
     [CT_SEALED] = {"sealed", EKEYREVOKED},
 };
 
-static void vset(struct ct_err *err, enum ct_code code, int sys, const char *fmt, va_list ap)
+__attribute__((format(printf, 4, 0))) static void vset(struct ct_err *err, enum ct_code code,
+                                                       int sys, const char *fmt, va_list ap)
 {
     if (!err) {
         return;
