@@ -16,6 +16,7 @@
 enum kvfs_plain { KVFS_PLAIN_SAFE, KVFS_PLAIN_ALL, KVFS_PLAIN_NONE };
 enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
 enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
+enum kvfs_cache { KVFS_CACHE_AUTO, KVFS_CACHE_PAGE, KVFS_CACHE_RESIDENT };
 
 struct kvfs_config {
     char source[PATH_MAX];     /* SRC, absolute, resolved */
@@ -26,11 +27,15 @@ struct kvfs_config {
     bool require_all;
     bool allow_other;
     bool foreground;
-    uint32_t uid, gid;               /* owner of everything in the view */
-    uint32_t umask;                  /* 0: modes are 0440 and 0550 (see kvfs/serve/node.h) */
-    bool umask_set;                  /* then modes are 0444 and 0555 less umask */
-    uint64_t memory;                 /* bytes of plaintext the worker may hold */
-    uint32_t threads;                /* that decrypt */
+    uint32_t uid, gid; /* owner of everything in the view */
+    uint32_t umask;    /* 0: modes are 0440 and 0550 (see kvfs/serve/node.h) */
+    bool umask_set;    /* then modes are 0444 and 0555 less umask */
+    uint64_t memory;   /* bytes of plaintext the worker may hold */
+    uint32_t threads;  /* that decrypt */
+    enum kvfs_cache cache;
+    uint64_t
+        resident;    /* bytes of decrypted files kept whole in memory, at most; 0: no such thing */
+    uint32_t linger; /* seconds that such a file stays after its last close */
     uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;

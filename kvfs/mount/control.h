@@ -39,13 +39,18 @@ struct kvfs_shared {
 enum kvfs_request_type {
     KVFS_REQ_OPEN = 1, /* path beneath SRC; "" is SRC. Reply with a descriptor */
     KVFS_REQ_OPEN_KEY, /* path of a `file://` jku, for --key-dir. Reply with a descriptor */
-    KVFS_REQ_READY,    /* INIT answered; text: what the user should be told, may be "". No reply */
-    KVFS_REQ_FAILED,   /* the mount cannot start; text: why. No reply */
+    KVFS_REQ_RESIDENT, /* a resident file for `bytes` bytes. Reply with number, backing, descriptor
+                        */
+    KVFS_REQ_RESIDENT_END, /* the end of resident file `number`. Reply: EBUSY while it is mapped */
+    KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */
+    KVFS_REQ_FAILED, /* the mount cannot start; text: why. No reply */
 };
 
 struct kvfs_request {
     uint32_t type;
-    uint32_t size;       /* of this structure: guards against a changed executable */
+    uint32_t size; /* of this structure: guards against a changed executable */
+    uint32_t number;
+    uint64_t bytes;
     char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them */
     char text[KVFS_TEXT_MAX];
 };
@@ -53,6 +58,8 @@ struct kvfs_request {
 struct kvfs_reply {
     int32_t error;    /* errno; EXDEV: the link leaves SRC and text says which directory to mount */
     uint32_t is_link; /* the last component is a symbolic link */
+    uint32_t number;  /* RESIDENT */
+    int32_t backing;  /* RESIDENT: for the reply to open */
     struct stat st;   /* of what the path leads to in the end */
     char target[PATH_MAX]; /* of the link, as it stands */
     char text[KVFS_TEXT_MAX];

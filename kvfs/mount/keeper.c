@@ -12,6 +12,7 @@
 #include "format/base/log.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
+#include "kvfs/mount/tmpfs.h"
 
 static void unmount(void *ctx)
 {
@@ -29,7 +30,8 @@ static void wait_for_end(int pidfd)
     }
 }
 
-static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int supervisor, int clone_fd)
+static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int supervisor, int clone_fd,
+                 int residents)
 {
     wait_for_end(supervisor);
     wait_for_end(w->pidfd);
@@ -37,6 +39,9 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
         return; /* as it should be */
     }
     ct_log(CT_LOG_ERROR, "supervisor and worker are dead: unmounting");
+    if (residents >= 0) {
+        kvfs_tmpfs_revoke(residents);
+    }
     if (clone_fd >= 0) {
         kvfs_refuse(clone_fd, w->shared, unmount, m);
     } else {
@@ -45,7 +50,8 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
 }
 
 int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
-                      bool foreground, const int *foreign, size_t count, struct ct_err *err)
+                      int residents, bool foreground, const int *foreign, size_t count,
+                      struct ct_err *err)
 {
     ct_autofd self = (int)syscall(SYS_pidfd_open, getpid(), 0);
     if (self < 0) {
@@ -71,6 +77,6 @@ int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w,
         }
     }
     kvfs_logsink_start();
-    keep(&mounted, w, self, clone_fd);
+    keep(&mounted, w, self, clone_fd, residents);
     _exit(0);
 }

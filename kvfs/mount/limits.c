@@ -117,6 +117,47 @@ static void visit_memory(const char *dir, bool v2, uint64_t *least)
     }
 }
 
+/* The value of a line "NAME value" or "NAME: value kB", 0 if there is none. */
+static uint64_t read_field(const char *path, const char *name)
+{
+    char line[256];
+    uint64_t value = 0;
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f)) {
+        size_t n = strlen(name);
+        if (strncmp(line, name, n) == 0 && (line[n] == ' ' || line[n] == ':')) {
+            value = strtoull(line + n + 1, NULL, 10) * (strstr(line, " kB") ? 1024 : 1);
+            break;
+        }
+    }
+    if (f) {
+        (void)fclose(f);
+    }
+    return value;
+}
+
+/* Cached file pages count as in use, though they could be dropped. */
+static void visit_available(const char *dir, bool v2, uint64_t *least)
+{
+    char path[2 * PATH_MAX + 64];
+    uint64_t limit[2];
+    uint64_t used[2];
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, v2 ? "memory.max" : "memory.limit_in_bytes");
+    if (read_numbers(path, limit) == 0 || limit[0] == UINT64_MAX) {
+        return;
+    }
+    (void)snprintf(path, sizeof(path), "%s/%s", dir,
+                   v2 ? "memory.current" : "memory.usage_in_bytes");
+    if (read_numbers(path, used) == 0) {
+        return;
+    }
+    (void)snprintf(path, sizeof(path), "%s/memory.stat", dir);
+    uint64_t cached = read_field(path, v2 ? "inactive_file" : "total_inactive_file");
+    uint64_t kept = used[0] > cached ? used[0] - cached : 0;
+    uint64_t left = limit[0] > kept ? limit[0] - kept : 0;
+    *least = left < *least ? left : *least;
+}
+
 /* Whole processors, rounded up. */
 static void visit_cpu(const char *dir, bool v2, uint64_t *least)
 {
@@ -143,6 +184,13 @@ uint64_t kvfs_auto_memory(void)
     return share < KVFS_MEMORY_LEAST  ? KVFS_MEMORY_LEAST
            : share > KVFS_MEMORY_MOST ? KVFS_MEMORY_MOST
                                       : share;
+}
+
+uint64_t kvfs_available_memory(void)
+{
+    uint64_t machine = read_field("/proc/meminfo", "MemAvailable");
+    uint64_t group = least_of("memory", visit_available);
+    return group < machine ? group : machine;
 }
 
 uint32_t kvfs_auto_threads(void)

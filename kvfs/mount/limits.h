@@ -11,6 +11,9 @@ enum { KVFS_MEMORY_LEAST = 64 << 20, KVFS_MEMORY_MOST = 512 << 20 };
 
 /* An eighth of the memory limit, within the bounds above. */
 uint64_t kvfs_auto_memory(void);
+/* Bytes that could be taken now without hurting: what the machine has available, and what the
+ * cgroup's limit leaves beside what is in use and can't be dropped. */
+uint64_t kvfs_available_memory(void);
 /* Processors that this process may use, at least 1. */
 uint32_t kvfs_auto_threads(void);
 

@@ -15,7 +15,14 @@
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-enum { NOBODY = 65534, THREADS_MAX = 256, READAHEAD_MAX = 1 << 20, READAHEAD_KB = 1024 };
+enum {
+    NOBODY = 65534,
+    THREADS_MAX = 256,
+    READAHEAD_MAX = 1 << 20,
+    READAHEAD_KB = 1024,
+    LINGER_MAX = 1 << 30,
+    LINGER = 30
+};
 static const uint64_t memory_least = 16 << 20;
 
 typedef int (*set_fn)(struct kvfs_mount_options *o, const char *value, struct ct_err *err);
@@ -85,6 +92,18 @@ static int set_update(struct kvfs_mount_options *o, const char *value, struct ct
     return rc;
 }
 
+static int set_cache(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+{
+    static const char *const words[] = {[KVFS_CACHE_AUTO] = "auto",
+                                        [KVFS_CACHE_PAGE] = "page",
+                                        [KVFS_CACHE_RESIDENT] = "resident",
+                                        NULL};
+    int i = 0;
+    int rc = choose(value, words, &i, err);
+    o->config.cache = (enum kvfs_cache)i;
+    return rc;
+}
+
 static int set_log_level(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
     static const char *const words[] = {[CT_LOG_ERROR] = "error",
@@ -111,6 +130,17 @@ static int set_memory(struct kvfs_mount_options *o, const char *value, struct ct
                                             : ct_err_set(err, CT_USAGE, "at least 16M is needed");
 }
 
+static int set_resident(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+{
+    o->resident_set = strcmp(value, "auto") != 0;
+    if (!o->resident_set) {
+        return 0;
+    }
+    return kvfs_parse_size(value, &o->config.resident) || !o->config.resident
+               ? ct_err_set(err, CT_USAGE, "'%s' is no size (such as 16G) and not auto", value)
+               : 0;
+}
+
 static int set_number(const char *value, uint64_t least, uint64_t most, uint32_t *out,
                       struct ct_err *err)
 {
@@ -127,6 +157,11 @@ static int set_threads(struct kvfs_mount_options *o, const char *value, struct c
 {
     o->threads_set = strcmp(value, "auto") != 0;
     return o->threads_set ? set_number(value, 1, THREADS_MAX, &o->config.threads, err) : 0;
+}
+
+static int set_linger(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+{
+    return set_number(value, 0, LINGER_MAX, &o->config.linger, err);
 }
 
 static int set_readahead(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
@@ -253,6 +288,13 @@ static const struct option_row {
      "Plaintext that the worker may hold (auto: an eighth of the memory limit, 64M to 512M)",
      set_memory},
     {"threads", 0, "N|auto", "Threads that decrypt (auto: the processors it may use)", set_threads},
+    {"cache", 0, "auto|page|resident",
+     "Whole files decrypted into memory at first open, none, or those of 256 MB and more where "
+     "kernel, privileges and memory allow (auto)",
+     set_cache},
+    {"resident", 0, "SIZE|auto", "Memory for these (auto: half of what is available)",
+     set_resident},
+    {"linger", 0, "SEC", "How long such a file stays after its last close (30)", set_linger},
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
@@ -406,6 +448,7 @@ static void defaults(struct kvfs_mount_options *o)
 {
     o->config.log_level = CT_LOG_INFO;
     o->config.readahead_kb = READAHEAD_KB;
+    o->config.linger = LINGER;
 }
 
 void kvfs_options_parse(struct kvfs_mount_options *o, int argc, char **argv)
@@ -495,6 +538,7 @@ int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
     o->config.gid = o->gid_set ? o->config.gid : getgid();
     o->config.allow_other = o->config.allow_other || geteuid() == 0;
     o->config.memory = o->memory_set ? o->config.memory : kvfs_auto_memory();
+    o->config.resident = o->resident_set ? o->config.resident : kvfs_available_memory() / 2;
     o->config.threads = o->threads_set ? o->config.threads : kvfs_auto_threads();
     return complete_worker(o, err);
 }

@@ -21,6 +21,7 @@
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/openat.h"
 #include "kvfs/mount/refuse.h"
+#include "kvfs/mount/tmpfs.h"
 #include "kvfs/term.h"
 
 enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, SAID_TURNS = 64 };
@@ -35,11 +36,12 @@ enum stage {
 
 struct supervisor {
     struct kvfs_job *job;
-    const struct kvfs_config *config;
+    struct kvfs_config *config;
     struct kvfs_mounted mounted;
     struct kvfs_worker worker;
-    int clone_fd;  /* -1: the worker's death revokes nothing */
-    int status_fd; /* tells the waiting `kvfs mount` its exit code; -1 when done */
+    int clone_fd;             /* -1: the worker's death revokes nothing */
+    struct kvfs_tmpfs *tmpfs; /* NULL: there is no resident mode */
+    int status_fd;            /* tells the waiting `kvfs mount` its exit code; -1 when done */
     int signal_fd;
     enum stage stage;
     int64_t deadline; /* of the stage; 0: none */
@@ -123,6 +125,9 @@ static void unmount(void *ctx)
 /* The worker is dead. */
 static void refuse(struct supervisor *s)
 {
+    if (s->tmpfs) {
+        kvfs_tmpfs_revoke(kvfs_tmpfs_dir(s->tmpfs));
+    }
     if (s->clone_fd >= 0) {
         kvfs_refuse(s->clone_fd, s->worker.shared, unmount, s);
     } else {
@@ -190,16 +195,37 @@ static void open_key(struct supervisor *s, int *fd)
     *fd = got;
 }
 
+/* *kept: the descriptor that goes along stays ours. */
+static void serve_resident(struct supervisor *s, int *kept)
+{
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_reply *reply = &s->reply;
+    memset(reply, 0, sizeof(*reply));
+    int rc = !s->tmpfs ? ct_err_set(&err, CT_UNSUPPORTED, "no resident mode here")
+             : s->request.type == KVFS_REQ_RESIDENT
+                 ? kvfs_tmpfs_add(s->tmpfs, s->request.bytes, &reply->number, &reply->backing, kept,
+                                  &err)
+                 : kvfs_tmpfs_remove(s->tmpfs, s->request.number, &err);
+    if (rc) {
+        reply->error = err.sys ? err.sys : ct_err_errno(&err);
+        (void)snprintf(reply->text, sizeof(reply->text), "%s", err.msg);
+    }
+}
+
 static void answer(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
     int fd = -1;
+    int kept = -1;
     if (s->request.type == KVFS_REQ_OPEN) {
         kvfs_open_source(s->job->source_fd, s->config->source, s->request.path, &s->reply, &fd);
-    } else {
+    } else if (s->request.type == KVFS_REQ_OPEN_KEY) {
         open_key(s, &fd);
+    } else {
+        serve_resident(s, &kept);
     }
-    if (kvfs_control_send(s->worker.control, &s->reply, sizeof(s->reply), fd, true, &err)) {
+    if (kvfs_control_send(s->worker.control, &s->reply, sizeof(s->reply), fd >= 0 ? fd : kept, true,
+                          &err)) {
         ct_log(CT_LOG_ERROR, "%s: ending the worker", err.msg);
         end_worker(s);
     }
@@ -241,6 +267,8 @@ static void on_control(struct supervisor *s)
     switch (s->request.type) {
     case KVFS_REQ_OPEN:
     case KVFS_REQ_OPEN_KEY:
+    case KVFS_REQ_RESIDENT:
+    case KVFS_REQ_RESIDENT_END:
         answer(s);
         return;
     case KVFS_REQ_READY:
@@ -366,6 +394,20 @@ static int loop(struct supervisor *s)
     }
 }
 
+/* Without it, files are served through the page cache. */
+static void make_tmpfs(struct supervisor *s)
+{
+    struct ct_err err = CT_ERR_INIT;
+    if (s->config->cache != KVFS_CACHE_PAGE && s->clone_fd >= 0) {
+        s->tmpfs = kvfs_tmpfs_new(s->clone_fd, s->config->resident, s->config->worker_uid, &err);
+    }
+    if (!s->tmpfs) {
+        s->config->resident = 0;
+        ct_log(s->config->cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO,
+               "no resident mode: %s", err.code ? err.msg : "the page cache it is");
+    }
+}
+
 static int start(struct supervisor *s, struct ct_err *err)
 {
     const struct kvfs_mount_options *o = s->job->options;
@@ -377,6 +419,7 @@ static int start(struct supervisor *s, struct ct_err *err)
     if (s->clone_fd < 0) {
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
+    make_tmpfs(s);
     if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
         unmount(s);
         return -1;
@@ -384,9 +427,10 @@ static int start(struct supervisor *s, struct ct_err *err)
     /* A dup of the worker's descriptor would keep its unanswered requests alive. */
     close(s->mounted.fuse_fd);
     kvfs_key_files_close(s->job->keys);
+    int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
     const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
                            s->status_fd,      s->job->source_fd, s->job->key_dir_fd};
-    if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, s->config->foreground, foreign,
+    if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
                           sizeof(foreign) / sizeof(foreign[0]), err)) {
         unmount(s);
         return -1;

@@ -11,10 +11,10 @@
 #include "kvfs/mount/options.h"
 
 struct kvfs_job {
-    const struct kvfs_mount_options *options; /* complete; SRC, MNT and --key-dir resolved */
-    int source_fd;                            /* SRC */
-    int key_dir_fd;                           /* --key-dir, or -1 */
-    struct kvfs_key_files *keys;              /* closed as soon as the worker has them */
+    struct kvfs_mount_options *options; /* complete; SRC, MNT and --key-dir resolved */
+    int source_fd;                      /* SRC */
+    int key_dir_fd;                     /* --key-dir, or -1 */
+    struct kvfs_key_files *keys;        /* closed as soon as the worker has them */
 };
 
 /* Mounts, and returns when the mount answers (in the background) or when it has ended (in the

@@ -6,7 +6,7 @@
 #include "format/base/secret.h"
 #include "kvfs/serve/chunks_parts.h"
 #include "kvfs/serve/damage.h"
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/resident.h"
 
 /*
  * A read takes one of three ways. All bytes ready: the FUSE thread replies from their slots. One
@@ -271,13 +271,18 @@ static void answer(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *assembly)
 
 /* ---- threads ---- */
 
+static bool may_populate(struct kvfs_chunks *c)
+{
+    return !c->sealed && kvfs_resident_pending(c->serve);
+}
+
 static void work(void *arg, unsigned number)
 {
     struct kvfs_chunks *c = arg;
     uint8_t *assembly = c->slots.assembly + (size_t)number * KVFS_ASSEMBLY;
     pthread_mutex_lock(&c->lock);
     for (;;) {
-        while (!c->first && !c->wish_count && !c->stopping) {
+        while (!c->first && !c->wish_count && !c->stopping && !may_populate(c)) {
             pthread_cond_wait(&c->work, &c->lock);
         }
         if (c->stopping) {
@@ -293,8 +298,12 @@ static void work(void *arg, unsigned number)
             pthread_mutex_unlock(&c->lock);
             answer(c, j, assembly);
             pthread_mutex_lock(&c->lock);
-        } else {
+        } else if (c->wish_count) {
             kvfs_wish_grant(c);
+        } else {
+            pthread_mutex_unlock(&c->lock);
+            kvfs_resident_step(c->serve);
+            pthread_mutex_lock(&c->lock);
         }
         c->busy--;
         pthread_cond_broadcast(&c->changed);
@@ -449,6 +458,19 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
 void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg)
 {
     kvfs_pool_run(c->pool, fn, arg);
+}
+
+void kvfs_chunks_wake(struct kvfs_chunks *c)
+{
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_broadcast(&c->work);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64_t bytes)
+{
+    kvfs_count(&c->stats.bytes_decrypted, bytes);
+    kvfs_count(&node->stats.extents_decrypted, 1);
 }
 
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)

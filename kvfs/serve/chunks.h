@@ -32,6 +32,11 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
  * thread. Bounded queue; runs it at once on the caller when full. */
 void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg);
 
+/* There is something to do beside reads (resident.h). */
+void kvfs_chunks_wake(struct kvfs_chunks *c);
+/* For the counters: bytes of a node that were decrypted elsewhere. */
+void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64_t bytes);
+
 /* Forgets all slots of a node (its content is about to go). */
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
 

@@ -48,6 +48,11 @@ struct kvfs_node_stats {
 
 struct kvfs_damage_memo; /* extents known to be damaged, see chunks.c */
 
+/* How the kernel is served a file, until its last close. */
+enum kvfs_served { KVFS_SERVED_NOT, KVFS_SERVED_PAGE, KVFS_SERVED_RESIDENT };
+
+struct kvfs_resident; /* resident.c */
+
 struct kvfs_node {
     uint64_t id;
     enum kvfs_node_kind kind;
@@ -75,6 +80,12 @@ struct kvfs_node {
     struct ct_err last_error;
     struct kvfs_damage_memo *damage;
     struct kvfs_streams streams;
+
+    /* guarded by the lock of resident.c */
+    enum kvfs_served cache;
+    unsigned cache_users; /* handles */
+    struct kvfs_resident *resident;
+
     struct kvfs_node_stats stats;
 };
 

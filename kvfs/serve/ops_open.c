@@ -4,15 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kvfs/serve/serve.h"
-
-struct opening {
-    struct kvfs_serve *s;
-    fuse_req_t req;
-    struct kvfs_node *node;
-    struct fuse_file_info fi;
-    unsigned uid;
-};
+#include "kvfs/serve/resident.h"
 
 /* ---- the policy ---- */
 
@@ -195,6 +187,7 @@ void kvfs_node_end(void *serve, struct kvfs_node *node)
 
 static void close_node(struct kvfs_serve *s, struct kvfs_node *node)
 {
+    kvfs_resident_close(s, node);
     pthread_mutex_lock(&node->lock);
     node->open_count--;
     node->busy++;
@@ -262,23 +255,41 @@ void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h)
     }
 }
 
-static void do_open(void *arg)
+/* ---- open ---- */
+
+void kvfs_open_fail(struct kvfs_opening *o, const struct ct_err *err)
 {
-    struct opening *o = arg;
     struct kvfs_serve *s = o->s;
-    struct ct_err err = CT_ERR_INIT;
+    kvfs_reply_error(s, o->req, o->node, err);
+    if (o->handle) {
+        kvfs_handle_unref(s, o->handle);
+    }
+    kvfs_node_end(s, o->node);
+    free(o);
+}
+
+void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
+{
+    struct kvfs_serve *s = o->s;
+    struct kvfs_handle *h = o->handle;
+    o->fi.fh = (uintptr_t)h;
+    o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
+    o->fi.noflush = 1;
+    kvfs_hand_over(s);
+    if (backing ? kvfs_passthrough_reply(o->req, o->fi.fh, backing)
+                : fuse_reply_open(o->req, &o->fi)) {
+        kvfs_handle_unref(s, h); /* the opener is gone */
+    }
+    kvfs_node_end(s, o->node);
+    free(o);
+}
+
+/* Takes the content over, unless NULL comes back. */
+static struct kvfs_handle *file_handle(const struct kvfs_opening *o, struct kvfs_content *c)
+{
     struct kvfs_handle *h = new_handle();
-    struct kvfs_content *c = h ? content_of(s, o->node, o->uid, &err) : NULL;
-    if (!c) {
-        if (h) {
-            kvfs_handle_unref(s, h);
-        } else {
-            ct_err_set(&err, CT_NOMEM, "no memory to open a file");
-        }
-        kvfs_reply_error(s, o->req, o->node, &err);
-        kvfs_node_end(s, o->node);
-        free(o);
-        return;
+    if (!h) {
+        return NULL;
     }
     h->node = o->node;
     h->content = c;
@@ -286,19 +297,28 @@ static void do_open(void *arg)
     pthread_mutex_lock(&o->node->lock);
     o->node->open_count++;
     pthread_mutex_unlock(&o->node->lock);
+    return h;
+}
+
+static void do_open(void *arg)
+{
+    struct kvfs_opening *o = arg;
+    struct kvfs_serve *s = o->s;
+    struct ct_err err = CT_ERR_INIT;
+    struct kvfs_content *c = content_of(s, o->node, o->uid, &err);
+    if (c && !(o->handle = file_handle(o, c))) {
+        ct_err_set(&err, CT_NOMEM, "no memory to open a file");
+        kvfs_content_unref(c);
+    }
+    if (!o->handle) {
+        kvfs_open_fail(o, &err);
+        return;
+    }
     __atomic_fetch_add(&o->node->stats.opens, 1, __ATOMIC_RELAXED);
     if (s->config.update == KVFS_UPDATE_PIN) {
         kvfs_table_pin(s->table, o->node);
     }
-    o->fi.fh = (uintptr_t)h;
-    o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
-    o->fi.noflush = 1;
-    kvfs_hand_over(s);
-    if (fuse_reply_open(o->req, &o->fi)) {
-        kvfs_handle_unref(s, h); /* the opener is gone */
-    }
-    kvfs_node_end(s, o->node);
-    free(o);
+    kvfs_resident_open(s, o);
 }
 
 static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
@@ -343,12 +363,13 @@ void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         kvfs_reply_error(s, req, node, &err);
         return;
     }
-    struct opening *o = malloc(sizeof(*o));
+    struct kvfs_opening *o = malloc(sizeof(*o));
     if (!o) {
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    *o = (struct opening){s, req, node, *fi, fuse_req_ctx(req)->uid};
+    *o = (struct kvfs_opening){
+        .s = s, .req = req, .node = node, .fi = *fi, .uid = fuse_req_ctx(req)->uid};
     begin(node);
     kvfs_chunks_run(s->chunks, do_open, o);
 }

@@ -51,7 +51,7 @@ static void remember(const struct fuse_ctx *ctx, const char *path, int why, cons
     pthread_mutex_unlock(&lock);
 }
 
-static void first_path(struct kvfs_serve *s, const struct kvfs_node *node, char *out, size_t cap)
+void kvfs_node_name(struct kvfs_serve *s, const struct kvfs_node *node, char *out, size_t cap)
 {
     size_t n = 0;
     char **paths = node && s->table ? kvfs_table_paths(s->table, node, &n) : NULL;
@@ -68,7 +68,7 @@ void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *no
     unsigned missed = 0;
     int why = ct_err_errno(err);
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    first_path(s, node, path, sizeof(path));
+    kvfs_node_name(s, node, path, sizeof(path));
     if (node) {
         __atomic_fetch_add(&node->stats.errors, 1, __ATOMIC_RELAXED);
         pthread_mutex_lock(&node->lock);

@@ -1,7 +1,7 @@
 #include <time.h>
 
 #include "format/base/log.h"
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/resident.h"
 
 void kvfs_seal(struct kvfs_serve *s, const char *why)
 {
@@ -14,6 +14,7 @@ void kvfs_seal(struct kvfs_serve *s, const char *why)
     __atomic_store_n(&s->shared->sealed, 1, __ATOMIC_RELAXED);
     if (s->chunks) {
         kvfs_chunks_seal(s->chunks);
+        kvfs_resident_seal(s);
     }
     /* The flag is set and nothing is parked: no page comes back behind an invalidation. It waits
      * for reads in flight, which is why this is no FUSE thread. */

@@ -18,8 +18,10 @@
 #include "kvfs/mount/control.h"
 #include "kvfs/serve/chunks.h"
 #include "kvfs/serve/node.h"
+#include "kvfs/serve/passthrough.h"
 
-struct kvfs_judge; /* judge.c */
+struct kvfs_judge;        /* judge.c */
+struct kvfs_resident_set; /* resident.c */
 
 struct kvfs_serve {
     struct kvfs_config config;
@@ -29,7 +31,9 @@ struct kvfs_serve {
     struct kvfs_table *table;
     struct kvfs_judge *judge;
     struct kvfs_chunks *chunks;
+    struct kvfs_resident_set *residents;
     struct fuse_session *session;
+    struct kvfs_passthrough passthrough;
     atomic_bool sealed;
     atomic_uint handed; /* see kvfs_hand_over() */
     int control;        /* KVFS_FD_CONTROL */
@@ -48,6 +52,12 @@ int kvfs_source_open(struct kvfs_serve *s, const char *path, struct kvfs_opened 
                      struct ct_err *err);
 void kvfs_opened_release(struct kvfs_opened *o);
 int kvfs_source_open_key(void *serve, const char *path, struct ct_err *err); /* ct_jku_open_fn */
+/* A file of the supervisor's tmpfs for `bytes` bytes (kvfs/mount/tmpfs.h). Its descriptor, the
+ * caller's, or -1. */
+int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number, int32_t *backing,
+                         struct ct_err *err);
+/* CT_BUSY while somebody has it mapped. */
+int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err);
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 
@@ -109,6 +119,8 @@ void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *i
  * rate-limited line (file, tensor, chunk, reason, reader). node may be NULL. */
 void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *node,
                       const struct ct_err *err);
+/* One of the node's names, for messages; "" for NULL. */
+void kvfs_node_name(struct kvfs_serve *s, const struct kvfs_node *node, char *out, size_t cap);
 /* Recent failures, newest last, as a JSON array of {time,path,error,errno,pid,uid,message}. */
 json_t *kvfs_reply_recent(void);
 /* The worker's log sink: standard error, and the latest lines. */

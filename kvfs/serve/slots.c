@@ -10,8 +10,8 @@
 enum { SLOTS_MIN = 4 };
 
 /* Pages are locked as they are touched. Where the limit is too low for all of it, half of the limit
- * goes to the first slots, which are used most, and the rest is left to keys. Status shows what came
- * of it. */
+ * goes to the first slots, which are used most, and the rest is left to keys. Status shows what
+ * came of it. */
 static void lock_what_fits(uint8_t *map, size_t len)
 {
     struct rlimit r;

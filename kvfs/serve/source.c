@@ -21,16 +21,12 @@ static struct kvfs_request request_of(enum kvfs_request_type type, const char *p
     return q;
 }
 
-static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *path,
-               struct kvfs_reply *reply, int *fd, struct ct_err *err)
+static int exchange(struct kvfs_serve *s, const struct kvfs_request *q, struct kvfs_reply *reply,
+                    int *fd, struct ct_err *err)
 {
     *fd = -1;
-    if (strlen(path) >= PATH_MAX) {
-        return ct_err_set(err, CT_NOTFOUND, "the path is too long");
-    }
-    struct kvfs_request q = request_of(type, path, "");
     pthread_mutex_lock(&turn);
-    int r = kvfs_control_send(s->control, &q, sizeof(q), -1, false, err);
+    int r = kvfs_control_send(s->control, q, sizeof(*q), -1, false, err);
     if (r == 0) {
         r = kvfs_control_recv(s->control, reply, sizeof(*reply), fd, err);
         r = r == 1 ? 0 : r == 0 ? ct_err_set(err, CT_IO, "the supervisor is gone") : -1;
@@ -42,6 +38,17 @@ static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *pa
     reply->target[sizeof(reply->target) - 1] = '\0';
     reply->text[sizeof(reply->text) - 1] = '\0';
     return 0;
+}
+
+static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *path,
+               struct kvfs_reply *reply, int *fd, struct ct_err *err)
+{
+    *fd = -1;
+    if (strlen(path) >= PATH_MAX) {
+        return ct_err_set(err, CT_NOTFOUND, "the path is too long");
+    }
+    struct kvfs_request q = request_of(type, path, "");
+    return exchange(s, &q, reply, fd, err);
 }
 
 static int refusal(const struct kvfs_reply *reply, struct ct_err *err)
@@ -107,6 +114,40 @@ int kvfs_source_open_key(void *serve, const char *path, struct ct_err *err)
         return refusal(&reply, err);
     }
     return fd >= 0 ? fd : ct_err_set(err, CT_NOTFOUND, "no such key file");
+}
+
+int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number, int32_t *backing,
+                         struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_RESIDENT, "", "");
+    q.bytes = bytes;
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    if (reply.error || fd < 0) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return ct_err_set(err, CT_NOMEM, "%s", reply.text);
+    }
+    *number = reply.number;
+    *backing = reply.backing;
+    return fd;
+}
+
+int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_RESIDENT_END, "", "");
+    q.number = number;
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    return reply.error ? ct_err_set(err, reply.error == EBUSY ? CT_BUSY : CT_IO, "%s", reply.text)
+                       : 0;
 }
 
 static int tell(struct kvfs_serve *s, enum kvfs_request_type type, const char *text)

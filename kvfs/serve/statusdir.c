@@ -5,7 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/resident.h"
 
 static const char *const names[KVFS_STATUS_FILES] = {"status.json", "metrics", "log", "manifest"};
 enum { STATUS, METRICS, LOG, MANIFEST };
@@ -104,8 +104,14 @@ static void add_model(json_t *file, const struct ct_model *m)
     json_object_set_new(file, "header_sha256", json_string(i.header_sha256));
 }
 
+struct walk {
+    struct kvfs_serve *s;
+    json_t *files;
+};
+
 static void add_file(void *ctx, struct kvfs_node *n)
 {
+    const struct walk *walk = ctx;
     if (n->kind != KVFS_NODE_FILE) {
         return;
     }
@@ -113,6 +119,8 @@ static void add_file(void *ctx, struct kvfs_node *n)
     for (size_t i = 0; i < n->path_count; i++) {
         json_array_append_new(paths, text_or(n->paths[i]));
     }
+    struct kvfs_resident_info cache;
+    kvfs_resident_info(walk->s, n, &cache);
     pthread_mutex_lock(&n->lock);
     json_t *f = json_pack(
         "{s:o,s:I,s:s,s:b,s:I,s:i,s:b,s:b,s:I,s:I,s:I,s:I}", "paths", paths, "node",
@@ -136,15 +144,23 @@ static void add_file(void *ctx, struct kvfs_node *n)
     }
     pthread_mutex_unlock(&n->lock);
     if (f) {
-        json_array_append_new(ctx, f);
+        json_object_set_new(f, "cache", json_string(cache.mode));
+        if (cache.bytes) {
+            json_object_set_new(f, "resident_bytes", json_integer((json_int_t)cache.done));
+        }
+        json_array_append_new(walk->files, f);
     }
 }
 
 static json_t *memory_of(struct kvfs_serve *s, const struct kvfs_chunks_stats *c)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I}", "bound", (json_int_t)s->config.memory, "slots",
-                     (json_int_t)c->slots, "slots_used", (json_int_t)c->slots_used, "locked",
-                     (json_int_t)self_bytes("VmLck:"), "secrets", (json_int_t)ct_secret_total());
+    uint64_t limit = 0;
+    uint64_t resident = kvfs_resident_used(s, &limit);
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "resident", (json_int_t)resident,
+                     "resident_bound", (json_int_t)limit, "bound", (json_int_t)s->config.memory,
+                     "slots", (json_int_t)c->slots, "slots_used", (json_int_t)c->slots_used,
+                     "locked", (json_int_t)self_bytes("VmLck:"), "secrets",
+                     (json_int_t)ct_secret_total());
 }
 
 static json_t *counters_of(const struct kvfs_chunks_stats *c)
@@ -171,7 +187,8 @@ static int put_status(struct kvfs_serve *s, struct ct_buf *out)
     struct kvfs_chunks_stats c;
     json_t *files = json_array();
     kvfs_chunks_stats(s->chunks, &c);
-    kvfs_table_each(s->table, add_file, files);
+    struct walk walk = {s, files};
+    kvfs_table_each(s->table, add_file, &walk);
     json_t *all = json_pack(
         "{s:s,s:o,s:o,s:i,s:I,s:s,s:{s:s,s:I},s:o,s:o,s:o,s:o,s:o,s:o}", "version", KVFS_VERSION,
         "source", text_or(s->config.source), "mountpoint", text_or(s->config.mountpoint), "worker",

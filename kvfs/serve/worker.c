@@ -9,9 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/resident.h"
 
-enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20 };
+enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20, TICK_MS = 1000 };
 
 /* ---- start ---- */
 
@@ -75,15 +75,19 @@ void kvfs_op_init(void *userdata, struct fuse_conn_info *conn)
                          FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS);
 }
 
+struct kvfs_passthrough *kvfs_passthrough_of(void *userdata)
+{
+    return &((struct kvfs_serve *)userdata)->passthrough;
+}
+
 static int open_session(struct kvfs_serve *s, struct ct_err *err)
 {
     char *argv[] = {(char[]){"kvfs"}, NULL};
     struct fuse_args args = FUSE_ARGS_INIT(1, argv);
-    char fd[32];
-    (void)snprintf(fd, sizeof(fd), "/dev/fd/%d", KVFS_FD_FUSE);
+    s->passthrough.wanted = s->config.resident > 0;
     s->session = fuse_session_new(&args, &kvfs_ops, sizeof(kvfs_ops), s);
     fuse_opt_free_args(&args);
-    if (!s->session || fuse_session_mount(s->session, fd)) {
+    if (!s->session || kvfs_passthrough_attach(s->session, KVFS_FD_FUSE)) {
         return ct_err_set(err, CT_IO, "the FUSE session cannot be made");
     }
     return 0;
@@ -104,14 +108,19 @@ static int make_root(struct kvfs_serve *s, struct ct_err *err)
 
 /* ---- the supervisor's end ---- */
 
+static void tick(void *arg)
+{
+    kvfs_resident_tick(arg);
+}
+
 static void *watch(void *arg)
 {
     struct kvfs_serve *s = arg;
     struct pollfd p = {.fd = s->control, .events = POLLRDHUP};
     /* Replies are read by who asked; here only the end of the other side matters. */
-    while (poll(&p, 1, -1) < 0 || !(p.revents & (POLLRDHUP | POLLHUP | POLLERR))) {
-        if (p.revents & POLLNVAL) {
-            break;
+    while (!(p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
+        if (poll(&p, 1, TICK_MS) == 0 && s->config.resident) {
+            kvfs_chunks_run(s->chunks, tick, s);
         }
     }
     kvfs_seal(s, "the supervisor is gone");
@@ -132,7 +141,7 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     tzset();
     if (sandbox->drop(&s->config, err) || read_keys(s, &hello, err) || open_session(s, err) ||
         !(s->table = kvfs_table_new(s->shared, err)) || !(s->judge = kvfs_judge_new(err)) ||
-        make_root(s, err)) {
+        !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err)) {
         return -1;
     }
     /* Loads what OpenSSL loads late, while there are paths. */

@@ -1,0 +1,178 @@
+#include "kvfs/mount/tmpfs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "format/base/file.h"
+#include "format/base/log.h"
+#include "kvfs/mount/limits.h"
+
+/* Not in the kernel headers of Debian 12. */
+struct backing_map {
+    int32_t fd;
+    uint32_t flags;
+    uint64_t padding;
+};
+#define BACKING_OPEN _IOW(229, 1, struct backing_map)
+#define BACKING_CLOSE _IOW(229, 2, uint32_t)
+
+struct resident {
+    int fd; /* -1: free */
+    int32_t backing;
+};
+
+struct kvfs_tmpfs {
+    int clone_fd;
+    int dir;
+    uint32_t uid;
+    struct resident files[KVFS_TMPFS_FILES];
+};
+
+static int make_tmpfs(uint64_t limit, struct ct_err *err)
+{
+    char size[32];
+    (void)snprintf(size, sizeof(size), "%llu", (unsigned long long)limit);
+    ct_autofd fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0) ||
+        fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0) ||
+        fsconfig(fs, FSCONFIG_SET_STRING, "mode", "0700", 0)) {
+        return ct_err_sys(err, errno, "tmpfs with huge pages");
+    }
+    /* Kernels before 6.4 can't; they have no passthrough either. */
+    if (fsconfig(fs, FSCONFIG_SET_FLAG, "noswap", NULL, 0) ||
+        fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0)) {
+        return ct_err_sys(err, errno, "tmpfs without swap");
+    }
+    int dir =
+        fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    return dir >= 0 ? dir : ct_err_sys(err, errno, "tmpfs");
+}
+
+struct kvfs_tmpfs *kvfs_tmpfs_new(int clone_fd, uint64_t limit, uint32_t uid, struct ct_err *err)
+{
+    struct kvfs_tmpfs *r = calloc(1, sizeof(*r));
+    if (!r) {
+        ct_err_set(err, CT_NOMEM, "no memory");
+        return NULL;
+    }
+    r->clone_fd = clone_fd;
+    r->uid = uid;
+    for (uint32_t i = 0; i < KVFS_TMPFS_FILES; i++) {
+        r->files[i].fd = -1;
+    }
+    r->dir = make_tmpfs(limit, err);
+    if (r->dir < 0) {
+        free(r);
+        return NULL;
+    }
+    return r;
+}
+
+int kvfs_tmpfs_dir(const struct kvfs_tmpfs *r)
+{
+    return r->dir;
+}
+
+static int make_file(const struct kvfs_tmpfs *r, uint32_t number, struct ct_err *err)
+{
+    char name[16];
+    (void)snprintf(name, sizeof(name), "%u", number);
+    int fd = openat(r->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || fchown(fd, r->uid, (gid_t)-1)) {
+        ct_err_sys(err, errno, "resident file");
+        if (fd >= 0) {
+            close(fd);
+            (void)unlinkat(r->dir, name, 0);
+        }
+        return -1;
+    }
+    return fd;
+}
+
+static void drop_file(struct kvfs_tmpfs *r, uint32_t number)
+{
+    char name[16];
+    (void)snprintf(name, sizeof(name), "%u", number);
+    (void)unlinkat(r->dir, name, 0);
+    if (ftruncate(r->files[number].fd, 0)) {
+        ct_log(CT_LOG_WARN, "resident file %u: its memory stays in use", number);
+    }
+    close(r->files[number].fd);
+    r->files[number].fd = -1;
+}
+
+int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_t *backing, int *fd,
+                   struct ct_err *err)
+{
+    uint32_t n = 0;
+    if (size > kvfs_available_memory() / 8 * 7) {
+        return ct_err_set(err, CT_NOMEM, "%llu MiB of memory are not to be had",
+                          (unsigned long long)size >> 20);
+    }
+    while (n < KVFS_TMPFS_FILES && r->files[n].fd >= 0) {
+        n++;
+    }
+    if (n == KVFS_TMPFS_FILES) {
+        return ct_err_set(err, CT_BUSY, "%d resident files are enough", KVFS_TMPFS_FILES);
+    }
+    r->files[n].fd = make_file(r, n, err);
+    if (r->files[n].fd < 0) {
+        return -1;
+    }
+    struct backing_map map = {.fd = r->files[n].fd};
+    int id = ioctl(r->clone_fd, BACKING_OPEN, &map);
+    if (id <= 0) {
+        ct_err_sys(err, errno, "FUSE passthrough");
+        drop_file(r, n);
+        return -1;
+    }
+    r->files[n].backing = id;
+    *number = n;
+    *backing = id;
+    *fd = r->files[n].fd;
+    return 0;
+}
+
+/* A lease for writing is given to the only one who has the file open; it is returned at once, since
+ * whoever opens the file meanwhile would wait for it. */
+static bool is_held(int fd)
+{
+    if (fcntl(fd, F_SETLEASE, F_WRLCK)) {
+        return errno == EAGAIN || errno == EBUSY;
+    }
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    return false;
+}
+
+int kvfs_tmpfs_remove(struct kvfs_tmpfs *r, uint32_t number, struct ct_err *err)
+{
+    if (number >= KVFS_TMPFS_FILES || r->files[number].fd < 0) {
+        return ct_err_set(err, CT_NOTFOUND, "there is no resident file %u", number);
+    }
+    if (is_held(r->files[number].fd)) {
+        return ct_err_set(err, CT_BUSY, "somebody has it mapped");
+    }
+    uint32_t backing = (uint32_t)r->files[number].backing;
+    if (ioctl(r->clone_fd, BACKING_CLOSE, &backing)) {
+        ct_log(CT_LOG_WARN, "FUSE passthrough: a registration can't be ended");
+    }
+    drop_file(r, number);
+    return 0;
+}
+
+void kvfs_tmpfs_revoke(int dir)
+{
+    for (uint32_t n = 0; n < KVFS_TMPFS_FILES; n++) {
+        char name[16];
+        (void)snprintf(name, sizeof(name), "%u", n);
+        ct_autofd fd = openat(dir, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd >= 0 && ftruncate(fd, 0)) {
+            ct_log(CT_LOG_ERROR, "a resident file can't be revoked");
+        }
+    }
+}
