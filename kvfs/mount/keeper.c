@@ -36,7 +36,8 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
     wait_for_end(supervisor);
     wait_for_end(w->pidfd);
     if (!kvfs_mounter_is_mounted(m)) {
-        return; /* as it should be */
+        kvfs_mounter_forget(m); /* as it should be */
+        return;
     }
     ct_log(CT_LOG_ERROR, "supervisor and worker are dead: unmounting");
     if (residents >= 0) {
@@ -46,6 +47,9 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
         kvfs_refuse(clone_fd, w->shared, unmount, m);
     } else {
         unmount(m);
+    }
+    if (!kvfs_mounter_is_mounted(m)) {
+        kvfs_mounter_forget(m);
     }
 }
 

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -189,11 +191,24 @@ static int make_options(const struct kvfs_config *config, bool noexec, struct ct
     return ct_buf_ok(out, err);
 }
 
+/* Of what is mounted on top; 0 where the kernel does not tell. Asks the kernel's cache, not the
+ * mount. */
+static uint64_t unique_id(const char *path)
+{
+    enum { MNT_ID_UNIQUE = 0x4000 };
+    struct statx st;
+    memset(&st, 0, sizeof(st));
+    int rc = statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+                   MNT_ID_UNIQUE, &st);
+    return rc == 0 && st.stx_mask & MNT_ID_UNIQUE ? st.stx_mnt_id : 0;
+}
+
 static void find_device(struct kvfs_mounted *m)
 {
     struct kvfs_mountinfo info;
     m->known = kvfs_mountinfo_at(m->path, &info, NULL) > 0 && strcmp(info.fstype, KVFS_FSTYPE) == 0;
     m->dev = m->known ? info.dev : 0;
+    m->id = m->known ? unique_id(m->path) : 0;
     if (!m->known) {
         ct_log(CT_LOG_INFO, "%s is not in the mount table of this process", m->path);
     }
@@ -232,7 +247,10 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
         return explain_mount(config->mountpoint, code, text, err);
     }
     close(said); /* it goes on waiting for our end, and has nothing more to say */
-    *out = (struct kvfs_mounted){.path = config->mountpoint, .fuse_fd = fd, .comm_fd = pair[0]};
+    *out = (struct kvfs_mounted){.path = config->mountpoint,
+                                 .fuse_fd = fd,
+                                 .comm_fd = pair[0],
+                                 .fusermount = (int)syscall(SYS_pidfd_open, pid, 0)};
     find_device(out);
     return 0;
 }
@@ -272,9 +290,24 @@ int kvfs_umount_path(const char *path, bool lazy, struct ct_err *err)
                           : ct_err_sys(err, errno, "%s", path);
 }
 
+/* A device number is given to the next mount as soon as ours is gone: then the id tells. */
+static bool is_there(const struct kvfs_mounted *m, bool *on_top)
+{
+    return m->known && kvfs_mountinfo_has(m->path, m->dev, on_top) &&
+           (!*on_top || !m->id || unique_id(m->path) == m->id);
+}
+
 bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m)
 {
-    return m->known && kvfs_mountinfo_has(m->path, m->dev, NULL);
+    bool on_top = false;
+    return is_there(m, &on_top);
+}
+
+void kvfs_mounter_forget(const struct kvfs_mounted *m)
+{
+    if (m->fusermount >= 0) {
+        (void)syscall(SYS_pidfd_send_signal, m->fusermount, SIGKILL, NULL, 0);
+    }
 }
 
 int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err)
@@ -283,7 +316,7 @@ int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *
     if (!m->known) {
         return umount_by_fusermount(m->path, lazy, err); /* a proxy knows where it is */
     }
-    if (!kvfs_mountinfo_has(m->path, m->dev, &on_top)) {
+    if (!is_there(m, &on_top)) {
         return 0;
     }
     return on_top ? kvfs_umount_path(m->path, lazy, err)

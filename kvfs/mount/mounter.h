@@ -6,6 +6,7 @@
 #define KVFS_MOUNT_MOUNTER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "format/base/err.h"
@@ -17,6 +18,8 @@ struct kvfs_mounted {
     int comm_fd;      /* fusermount3's socket: it waits for the end of all who hold it */
     bool known;       /* the mount is in our mount table, and `dev` is its device */
     dev_t dev;
+    uint64_t id;    /* no other mount will ever have it; 0 before kernel 6.8 */
+    int fusermount; /* pidfd of the fusermount3 that waits */
 };
 
 /* Mounts at config->mountpoint. Errors name what to type. */
@@ -31,6 +34,9 @@ int kvfs_umount_path(const char *path, bool lazy, struct ct_err *err);
 int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err);
 /* Whether it is still there. */
 bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m);
+
+/* When ours is unmounted: fusermount3 would unmount whatever lies at the path by now. */
+void kvfs_mounter_forget(const struct kvfs_mounted *m);
 
 /* Tells the kernel how far to read ahead, where /sys may be written. */
 void kvfs_mounter_set_readahead(const struct kvfs_mounted *m, uint32_t kib);

@@ -327,6 +327,9 @@ static int on_worker_end(struct supervisor *s)
     if (!clean) {
         refuse(s);
     }
+    if (!kvfs_mounter_is_mounted(&s->mounted)) {
+        kvfs_mounter_forget(&s->mounted);
+    }
     if (s->ready && (clean || s->stopped)) {
         ct_log(CT_LOG_INFO, "unmounted");
         return KVFS_DONE;
@@ -403,8 +406,10 @@ static void make_tmpfs(struct supervisor *s)
     }
     if (!s->tmpfs) {
         s->config->resident = 0;
+    }
+    if (err.code) {
         ct_log(s->config->cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO,
-               "no resident mode: %s", err.code ? err.msg : "the page cache it is");
+               "no resident mode: %s", err.msg);
     }
 }
 
