@@ -332,7 +332,7 @@ void kvfs_resident_open(struct kvfs_serve *s, struct kvfs_opening *o)
         r->users++;
         r->kept = false;
         parked = r->state != READY;
-        backing = r->backing;
+        backing = parked ? 0 : r->backing;
     }
     bool killed = parked && fuse_req_interrupted(o->req);
     if (parked && !killed) {

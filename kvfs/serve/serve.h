@@ -37,6 +37,7 @@ struct kvfs_serve {
     atomic_bool sealed;
     atomic_uint handed; /* see kvfs_hand_over() */
     int control;        /* KVFS_FD_CONTROL */
+    int ended;          /* an eventfd: the session is over */
     int64_t started;    /* seconds since the epoch */
 };
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -116,11 +117,15 @@ static void tick(void *arg)
 static void *watch(void *arg)
 {
     struct kvfs_serve *s = arg;
-    struct pollfd p = {.fd = s->control, .events = POLLRDHUP};
+    struct pollfd p[] = {{.fd = s->control, .events = POLLRDHUP},
+                         {.fd = s->ended, .events = POLLIN}};
     /* Replies are read by who asked; here only the end of the other side matters. */
-    while (!(p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
-        if (poll(&p, 1, TICK_MS) == 0 && s->config.resident) {
+    while (!(p[0].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
+        if (poll(p, 2, TICK_MS) == 0 && s->config.resident) {
             kvfs_chunks_run(s->chunks, tick, s);
+        }
+        if (p[1].revents) {
+            return NULL;
         }
     }
     kvfs_seal(s, "the supervisor is gone");
@@ -156,7 +161,8 @@ static int serve(struct kvfs_serve *s, const char *warning)
 {
     pthread_t watcher;
     struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (!config || pthread_create(&watcher, NULL, watch, s)) {
+    s->ended = eventfd(0, EFD_CLOEXEC);
+    if (!config || s->ended < 0 || pthread_create(&watcher, NULL, watch, s)) {
         return 1;
     }
     fuse_loop_cfg_set_max_threads(config, 10);
@@ -170,6 +176,8 @@ static int serve(struct kvfs_serve *s, const char *warning)
     }
     int r = fuse_session_loop_mt(s->session, config);
     fuse_loop_cfg_destroy(config);
+    (void)eventfd_write(s->ended, 1);
+    (void)pthread_join(watcher, NULL);
     return r ? 1 : 0;
 }
 
@@ -187,6 +195,5 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     int r = serve(&s, warning);
     kvfs_chunks_stop(s.chunks);
     ct_secret_wipe_all();
-    /* Threads of the session and the watcher end with the process. */
     return r;
 }

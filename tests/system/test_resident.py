@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+"""Resident mode: a file decrypted whole at its first open and served by the kernel. Right bytes in
+every way; one population for many openers; what falls back to the page cache and still reads; memory
+given back; and how it is taken away from readers when worker, supervisor or both die."""
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from kvfstest import (ROOT, Checks, Mount, die_with_parent, kvfs, mounts_at, run, sanitized,
+                      wait_for, workdir)
+
+MIB = 1 << 20
+MAPPER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+m = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+os.close(fd)
+n = sum(m[i] for i in range(0, len(m), 4096))
+m[4096] = 1  # a private copy of this page
+print("mapped", flush=True)
+sys.stdin.readline()
+n = m[4096] + sum(m[i] for i in range(0, len(m), 65536))
+print("still readable", flush=True)
+"""
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class Model:
+    def __init__(self, name, shards, mib, *options):
+        base = os.path.join(workdir(), name)
+        self.plain, self.encrypted = base + "-plain", base + "-encrypted"
+        self.keys = base + "-keys"
+        kvfs("keygen", self.keys)
+        run(os.path.join(ROOT, "packaging/make-model"), self.plain, "--shards", shards, "--mib",
+            mib, check=True)
+        kvfs("encrypt", "-q", self.plain, "-o", self.encrypted, "--key",
+             self.keys + "/owner.jwks", *options)
+        self.shards = sorted(n for n in os.listdir(self.plain) if n.endswith(".safetensors"))
+
+    def mount(self, *options, **more):
+        return Mount(self.encrypted, keys=[self.keys + "/reader.jwks"], options=options, **more)
+
+    def want(self, number=0):
+        return read(os.path.join(self.plain, self.shards[number]))
+
+    def shown(self, m, number=0):
+        return os.path.join(m.path, self.shards[number])
+
+
+def file_status(m, name):
+    return next(f for f in m.status()["files"] if f["paths"][0].endswith(name))
+
+
+def mode_of(m, name):
+    return file_status(m, name)["cache"]
+
+
+def available(model):
+    """Whether this machine can do it at all: root, and a kernel with FUSE passthrough."""
+    with model.mount("cache=resident") as m:
+        with open(model.shown(m), "rb") as file:
+            file.read(1)
+            return mode_of(m, model.shards[0]) == "resident"
+
+
+def mapper(path):
+    process = subprocess.Popen([sys.executable, "-c", MAPPER, path], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    assert process.stdout.readline() == b"mapped\n"
+    return process
+
+
+# ---- right bytes ----
+
+def by_sendfile(path):
+    fd, out = os.open(path, os.O_RDONLY), os.memfd_create("out")
+    size, sent = os.fstat(fd).st_size, 0
+    while sent < size:
+        got = os.sendfile(out, fd, sent, size - sent)
+        assert got, "short"
+        sent += got
+    os.close(fd)
+    return os.pread(out, size + 1, 0)
+
+
+def by_mmap(flags):
+    def way(path):
+        with open(path, "rb") as file:
+            with mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as view:
+                return view[:]
+    return way
+
+
+def by_direct(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    buffer, data = mmap.mmap(-1, MIB), bytearray()
+    while got := os.preadv(fd, [buffer], len(data)):
+        data += buffer[:got]
+    os.close(fd)
+    return bytes(data)
+
+
+WAYS = {"read": read, "mmap shared": by_mmap(mmap.MAP_SHARED),
+        "mmap private": by_mmap(mmap.MAP_PRIVATE), "O_DIRECT": by_direct, "sendfile": by_sendfile}
+
+
+def bytes_are_right(checks, model, what):
+    with model.mount("cache=resident") as m:
+        for way, reader in WAYS.items():
+            with checks.check(f"{what}: right bytes by {way}"):
+                assert reader(model.shown(m)) == model.want()
+                assert mode_of(m, model.shards[0]) == "resident"
+        with checks.check(f"{what}: decrypted once, whoever reads"):
+            decrypted = m.status()["counters"]["bytes_decrypted"]
+            assert decrypted <= len(model.want()) * 1.1, decrypted
+        with checks.check(f"{what}: not for writing"):
+            for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+                try:
+                    os.open(model.shown(m), flags)
+                    raise AssertionError("opened")
+                except OSError as error:
+                    assert error.errno == errno.EROFS, error
+
+
+# ---- who gets it ----
+
+def choices(checks, small, large):
+    with checks.check("auto leaves small files to the page cache"):
+        with small.mount() as m, open(small.shown(m), "rb") as file:
+            file.read(1)
+            assert mode_of(m, small.shards[0]) == "page"
+    with checks.check("auto takes files of 256 MB and more"):
+        with large.mount() as m, open(large.shown(m), "rb") as file:
+            file.read(1)
+            assert mode_of(m, large.shards[0]) == "resident"
+    with checks.check("cache=page: none"):
+        with large.mount("cache=page") as m, open(large.shown(m), "rb") as file:
+            file.read(1)
+            assert mode_of(m, large.shards[0]) == "page"
+    with checks.check("a budget that is too small: the page cache, and right bytes"):
+        with large.mount("resident=64M") as m, open(large.shown(m), "rb") as file:
+            assert file.read() == large.want()
+            assert mode_of(m, large.shards[0]) == "page"
+            assert m.status()["memory"]["resident"] == 0
+    if sanitized():
+        return  # a sanitizer's own memory does not fit
+    with checks.check("a cgroup with less memory than the file: the page cache, nobody is killed"):
+        in_a_small_cgroup(large)
+
+
+def in_a_small_cgroup(model):
+    group = next((g for g in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
+                  if os.path.exists(g + "/cgroup.procs")), None)
+    assert group, "no cgroup file system"
+    v1 = os.path.exists(group + "/memory.limit_in_bytes")
+    group += f"/kvfs-test-{os.getpid()}"
+    os.mkdir(group)
+    try:
+        with open(group + ("/memory.limit_in_bytes" if v1 else "/memory.max"), "w",
+                  encoding="ascii") as limit:
+            limit.write(str(256 * MIB))
+        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        with model.mount("cache=resident", prefix=enter) as m:
+            with open(model.shown(m), "rb") as file:
+                file.read(1)
+                assert mode_of(m, model.shards[0]) == "page"
+            assert m.status()["memory"]["bound"] == 64 * MIB, m.status()["memory"]
+            assert read(model.shown(m)) == model.want()
+    finally:
+        wait_for(lambda: not read_text(group + "/cgroup.procs"), 10, "the cgroup's emptying")
+        os.rmdir(group)
+
+
+def read_text(path):
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def fallback(checks, model):
+    """A failed tag: intact tensors stay readable, through the page cache."""
+    source = os.path.join(workdir(), "damaged")
+    run("cp", "-r", model.encrypted, source, check=True)
+    shard = os.path.join(source, model.shards[0])
+    with open(shard, "r+b") as file:
+        file.seek(-3 * MIB, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with checks.check("a failed tag: back to the page cache, only its chunk is unreadable"):
+        with Mount(source, keys=[model.keys + "/reader.jwks"], options=["cache=resident"]) as m:
+            want, bad = model.want(), 0
+            with open(model.shown(m), "rb", buffering=0) as file:
+                assert mode_of(m, model.shards[0]) == "page"
+                for at in range(0, len(want), MIB):
+                    try:
+                        data = os.pread(file.fileno(), 4096, at)
+                        assert data == want[at:at + 4096], at
+                    except OSError as error:
+                        assert error.errno == errno.EBADMSG, error
+                        bad += 1
+            assert 1 <= bad <= 3, f"{bad} places unreadable"
+            assert m.status()["memory"]["resident"] == 0
+
+
+# ---- many openers ----
+
+def openers(checks, model):
+    with checks.check("16 openers share one population"):
+        with model.mount("cache=resident", "threads=1") as m:
+            readers = [subprocess.Popen(["sha256sum", model.shown(m)], stdout=subprocess.PIPE,
+                                        preexec_fn=die_with_parent) for _ in range(16)]
+            sums = {r.communicate(timeout=120)[0].split()[0] for r in readers}
+            want = run("sha256sum", os.path.join(model.plain, model.shards[0])).stdout.split()[0]
+            assert sums == {want.encode()}, sums
+            assert m.status()["counters"]["bytes_decrypted"] <= len(model.want()) * 1.1
+    with checks.check("stat answers while a file is being decrypted; its progress shows"):
+        with model.mount("cache=resident", "threads=1") as m:
+            os.stat(model.shown(m))
+            reader = subprocess.Popen(["head", "-c1", model.shown(m)], stdout=subprocess.DEVNULL,
+                                      preexec_fn=die_with_parent)
+            slowest, seen = 0.0, set()
+            while reader.poll() is None:
+                start = time.monotonic()
+                os.stat(model.shown(m, 1))
+                slowest = max(slowest, time.monotonic() - start)
+                seen.add(mode_of(m, model.shards[0]))
+            assert "populating" in seen, seen
+            assert slowest < (2 if sanitized() else 0.1), slowest
+    with checks.check("an opener that is killed while it waits does not hang"):
+        with model.mount("cache=resident", "threads=1") as m:
+            os.stat(model.shown(m))
+            reader = subprocess.Popen(["head", "-c1", model.shown(m)], stdout=subprocess.DEVNULL)
+            wait_for(lambda: mode_of(m, model.shards[0]) == "populating", 5, "populating")
+            start = time.monotonic()
+            reader.kill()
+            reader.wait(10)
+            took = time.monotonic() - start
+            still = mode_of(m, model.shards[0])
+            assert took < 0.2 or still == "populating", f"{took:.2f} s, then {still}"
+            wait_for(lambda: mode_of(m, model.shards[0]) == "resident", 60, "the rest of it")
+            assert read(model.shown(m)) == model.want()
+
+
+# ---- memory ----
+
+def memory(checks, model):
+    with checks.check("linger=0: memory is given back after the last close"):
+        with model.mount("cache=resident", "linger=0") as m:
+            with open(model.shown(m), "rb") as file:
+                file.read(1)
+                assert m.status()["memory"]["resident"] >= len(model.want())
+            wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
+            assert read(model.shown(m)) == model.want()
+    with checks.check("who has it mapped keeps it, though all descriptors are closed"):
+        with model.mount("cache=resident", "linger=0") as m:
+            process = mapper(model.shown(m))
+            time.sleep(3)
+            assert m.status()["memory"]["resident"] >= len(model.want())
+            out, _ = process.communicate(b"\n", timeout=20)
+            assert process.returncode == 0 and out == b"still readable\n", (process.returncode, out)
+            wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
+    with checks.check("another file that needs the room gets it"):
+        size = len(model.want()) // MIB + 8
+        with model.mount("cache=resident", f"resident={size}M", "linger=1000") as m:
+            for number in (0, 1, 0):
+                with open(model.shown(m, number), "rb") as file:
+                    assert file.read() == model.want(number)
+                    assert mode_of(m, model.shards[number]) == "resident"
+                time.sleep(1.1)
+            with open(model.shown(m, 0), "rb"), open(model.shown(m, 1), "rb") as second:
+                assert second.read() == model.want(1)
+                assert mode_of(m, model.shards[1]) == "page", "there was no room"
+
+
+# ---- taking it away ----
+
+def revocation(checks, model):
+    ways = {"worker": lambda m: [m.worker], "supervisor": lambda m: [m.supervisor],
+            "supervisor and worker": lambda m: [m.supervisor, m.worker]}
+    for name, victims in ways.items():
+        with checks.check(f"kill -9 of {name}: mappings get SIGBUS, descriptors nothing"):
+            with model.mount("cache=resident") as m:
+                process = mapper(model.shown(m))
+                with open(model.shown(m), "rb", buffering=0) as held:
+                    assert held.read(4096) == model.want()[:4096]
+                    for pid in victims(m):
+                        os.kill(pid, signal.SIGKILL)
+                    wait_for(lambda: not mounts_at(m.path), 10, "unmounting")
+                    m.wait_gone(10)
+                    with contextlib.suppress(OSError):
+                        data = os.pread(held.fileno(), 4096, 0)
+                        assert not data, "a descriptor still reads"
+                out, _ = process.communicate(b"\n", timeout=20)
+                assert process.returncode == -signal.SIGBUS, (process.returncode, out)
+            with model.mount("cache=resident", path=m.path) as again:
+                assert read(model.shown(again)) == model.want()
+
+
+def remounting(checks, model):
+    with checks.check("mounted again at once, 20 times: no leftover of the last unmounts the next"):
+        path = os.path.join(workdir(), "again")
+        for turn in range(20):
+            with model.mount("cache=" + ("resident" if turn % 2 else "page"), path=path) as m:
+                with open(model.shown(m), "rb") as file:
+                    file.read(4096)
+                time.sleep(0.15)
+                assert m.mounted, f"turn {turn}"
+                m.umount()
+                m.pids = {}  # the next is mounted while these are still ending
+
+
+def main():
+    checks = Checks()
+    small = Model("small", 2, 24)
+    if not available(small):
+        checks.skip("resident mode", "root and a kernel with FUSE passthrough are needed")
+        return checks.finish()
+    large = Model("large", 2, 600)
+    first = Model("first", 1, 24, "--format-version", "1")
+    odd = Model("odd", 1, 24, "--chunk-size", "65537")
+    bytes_are_right(checks, small, "version 2")
+    bytes_are_right(checks, first, "version 1")
+    bytes_are_right(checks, odd, "odd chunks")
+    choices(checks, small, large)
+    fallback(checks, small)
+    openers(checks, large)
+    memory(checks, small)
+    revocation(checks, small)
+    remounting(checks, small)
+    return checks.finish()
+
+
+sys.exit(main())
