@@ -8,10 +8,10 @@
 
 /*
  * The trial: a piece that stays in the second-level cache, as a chunk that was just read does; the
- * best of some rounds, in turn; a backend has to be faster by a margin, so that the choice is the
- * same every time. A slow machine gets one round.
+ * best of some rounds, in turn, in the thread's own time; a backend has to be faster by a margin,
+ * so that the choice is the same every time. A slow machine gets fewer rounds.
  */
-enum { PIECE = 256 << 10, ROUNDS = 5, BACKENDS = 2 };
+enum { PIECE = 128 << 10, ROUNDS_LEAST = 3, ROUNDS = 6, BACKENDS = 2 };
 static const double enough = 0.002, margin = 1.05; /* seconds an operation; times as fast */
 
 const char *const ct_crypto_names[] = {
@@ -39,7 +39,7 @@ static double rates[CT_ALG_CHACHA20POLY1305 + 1][CT_OPS][BACKENDS];
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -73,7 +73,10 @@ static void time_op(struct ct_impl *const impls[BACKENDS], enum ct_op op, uint8_
                     double rate[static BACKENDS])
 {
     double begin = now();
-    for (int round = 0; round < ROUNDS && (round == 0 || now() - begin < enough); round++) {
+    for (int round = 0; round < ROUNDS; round++) {
+        if (round >= ROUNDS_LEAST && now() - begin > enough) {
+            break;
+        }
         for (int b = 0; b < BACKENDS; b++) {
             if (impls[b]) {
                 double t = now();
@@ -212,7 +215,7 @@ int ct_aead_prepare(struct ct_err *err)
 
 size_t ct_aead_choices(enum ct_alg alg, struct ct_aead_choice out[static CT_AEAD_CHOICES])
 {
-    const struct ct_backend *by[CT_OPS];
+    const struct ct_backend *by[CT_OPS] = {NULL};
     size_t n = 0;
     if (ct_choose(alg, by, NULL)) {
         return 0;

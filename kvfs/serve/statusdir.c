@@ -219,7 +219,8 @@ static int put_status(struct kvfs_serve *s, struct ct_buf *out)
         (json_int_t)ct_keyring_count(s->keyring), "options", options_of(&s->config), "memory",
         memory_of(s, &c), "crypto", crypto_of(&s->config), "counters", counters_of(&c), "manifests",
         kvfs_judge_manifests(s), "files", files, "failures", kvfs_reply_recent());
-    char *text = all ? json_dumps(all, JSON_INDENT(1) | JSON_ENSURE_ASCII) : NULL;
+    char *text =
+        all ? json_dumps(all, JSON_INDENT(1) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(4)) : NULL;
     if (text) {
         ct_buf_puts(out, text);
         ct_buf_putc(out, '\n');

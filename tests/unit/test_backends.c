@@ -127,13 +127,13 @@ static void compare(struct pair *p, const uint8_t *iv, size_t n, size_t skew, bo
     const uint8_t *text = plain + skew;
     cr_assert_eq(ct_aead_encrypt(p->reference, iv, text, n, sealed, tag, NULL), 0);
 
-    memset(got, 0xa5, skew + n + 2 * GUARD);
+    memset(got, 0xa5, skew + n + 2UL * GUARD);
     memcpy(to, in_place ? text : (const uint8_t *)to, n);
     cr_assert_eq(ct_aead_encrypt(p->other, iv, in_place ? to : text, n, to, tag2, NULL), 0);
     cr_assert(memcmp(to, sealed, n) == 0 && memcmp(tag, tag2, 16) == 0, "encrypting %zu", n);
     expect_guards(to, n);
 
-    memset(got, 0xa5, skew + n + 2 * GUARD);
+    memset(got, 0xa5, skew + n + 2UL * GUARD);
     memcpy(to, in_place ? sealed : to, n);
     int r = ct_aead_open(p->other, iv, in_place ? to : sealed, n, tag, to, &err);
     cr_assert(r == 0 && memcmp(to, text, n) == 0, "opening %zu: %s", n, err.msg);
