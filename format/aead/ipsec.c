@@ -1,6 +1,7 @@
 #include <intel-ipsec-mb.h>
 #include <pthread.h>
 #include <sodium.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "format/aead/backend.h"
