@@ -140,7 +140,7 @@ static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err)
 {
-    if (m->len > ct_aead_message_max(a->alg)) {
+    if (m->len > ct_aead_message_max(ct_aead_alg(a))) {
         /* Its counter would wrap. */
         return ct_err_set(err, CT_TAG, "a message of this length has no valid tag");
     }

@@ -1,9 +1,8 @@
-#include "format/aead/aead.h"
-
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const struct ct_aead_ops *const backends[] = {&ct_aead_openssl};
+#include "format/aead/backend.h"
 
 static const char *const alg_names[] = {"none", "aes128gcm", "aes256gcm", "chacha20poly1305"};
 
@@ -39,55 +38,79 @@ enum ct_alg ct_alg_parse(const char *text, size_t len)
     return CT_ALG_NONE;
 }
 
-static const struct ct_aead_ops *backend_of(enum ct_alg alg)
+struct ct_aead *ct_aead_new(enum ct_alg alg, const uint8_t *key, struct ct_err *err)
 {
-    for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
-        if (alg != CT_ALG_NONE && backends[i]->supports(alg)) {
-            return backends[i];
+    const struct ct_backend *by[CT_OPS];
+    if (ct_choose(alg, by, err)) {
+        return NULL;
+    }
+    struct ct_aead *a = calloc(1, sizeof(*a));
+    bool good = a != NULL;
+    for (enum ct_op op = 0; good && op < CT_OPS; op++) {
+        for (enum ct_op k = 0; by[op] && k < op && !a->by[op]; k++) {
+            a->by[op] = by[k] == by[op] ? a->by[k] : NULL;
+        }
+        if (by[op] && !a->by[op]) {
+            a->by[op] = by[op]->create(alg);
+            good = a->by[op] != NULL;
         }
     }
+    if (!good) {
+        ct_err_set(err, CT_NOMEM, "no memory for a key of %s", ct_alg_name(alg));
+    } else {
+        a->alg = alg;
+        if (ct_aead_rekey(a, key, err) == 0) {
+            return a;
+        }
+    }
+    ct_aead_free(a);
     return NULL;
 }
 
-const char *ct_aead_backend(enum ct_alg alg)
+/* Whether this operation's context was not met under an earlier one. */
+static bool is_first(const struct ct_aead *a, enum ct_op op)
 {
-    const struct ct_aead_ops *ops = backend_of(alg);
-    return ops ? ops->name : "none";
-}
-
-struct ct_aead *ct_aead_new(enum ct_alg alg, const uint8_t *key, struct ct_err *err)
-{
-    const struct ct_aead_ops *ops = backend_of(alg);
-    struct ct_aead *a = ops ? ops->create(alg) : NULL;
-    if (!a) {
-        ct_err_set(err, ops ? CT_NOMEM : CT_UNSUPPORTED, "no cipher for %s", ct_alg_name(alg));
-        return NULL;
+    for (enum ct_op k = 0; k < op; k++) {
+        if (a->by[k] == a->by[op]) {
+            return false;
+        }
     }
-    a->ops = ops;
-    a->alg = alg;
-    if (ct_aead_rekey(a, key, err)) {
-        ct_aead_free(a);
-        return NULL;
-    }
-    return a;
+    return a->by[op] != NULL;
 }
 
 int ct_aead_rekey(struct ct_aead *a, const uint8_t *key, struct ct_err *err)
 {
-    return a->ops->set_key(a, key) ? ct_err_set(err, CT_IO, "the cipher cannot be keyed") : 0;
+    for (enum ct_op op = 0; op < CT_OPS; op++) {
+        if (is_first(a, op) && a->by[op]->backend->set_key(a->by[op], key)) {
+            return ct_err_set(err, CT_IO, "the cipher cannot be keyed");
+        }
+    }
+    return 0;
 }
 
 void ct_aead_free(struct ct_aead *a)
 {
-    if (a) {
-        a->ops->destroy(a);
+    if (!a) {
+        return;
     }
+    for (enum ct_op op = CT_OPS; op-- > 0;) {
+        if (is_first(a, op)) {
+            a->by[op]->backend->destroy(a->by[op]);
+        }
+    }
+    free(a);
+}
+
+enum ct_alg ct_aead_alg(const struct ct_aead *a)
+{
+    return a->alg;
 }
 
 int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                  const uint8_t tag[static 16], uint8_t *out, struct ct_err *err)
 {
-    int r = a->ops->open(a, iv, 12, in, n, tag, out);
+    struct ct_impl *i = a->by[CT_OP_OPEN];
+    int r = i->backend->open(i, iv, 12, in, n, tag, out);
     if (r == 0) {
         return 0;
     }
@@ -101,6 +124,9 @@ int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err)
 {
-    return a->ops->encrypt(a, iv, in, n, out, tag) ? ct_err_set(err, CT_IO, "encryption failed")
-                                                   : 0;
+    struct ct_impl *i = a->by[CT_OP_ENCRYPT];
+    return i->backend->start(i, iv) || i->backend->update(i, in, n, out) ||
+                   i->backend->finish(i, tag)
+               ? ct_err_set(err, CT_IO, "encryption failed")
+               : 0;
 }

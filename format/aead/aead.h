@@ -1,7 +1,7 @@
 /*
- * The one seam for ciphers. Backends fill `struct ct_aead_ops`; the rest of kvfs calls the
- * functions below (and pieces.h) and does not know which backend answers. README.md has the
- * reasons.
+ * The ciphers. kvfs calls the functions below (and pieces.h, stream.h) and does not know which
+ * library answers: OpenSSL, or Intel's ipsec-mb where it was built in, gives right answers on this
+ * machine and is faster. backend.h is what stands behind. README.md has the reasons.
  */
 #ifndef CT_AEAD_H
 #define CT_AEAD_H
@@ -25,6 +25,7 @@ struct ct_aead *ct_aead_new(enum ct_alg alg, const uint8_t *key, struct ct_err *
 /* Loads another key of the same algorithm into it: cheaper than a new one. */
 int ct_aead_rekey(struct ct_aead *a, const uint8_t *key, struct ct_err *err);
 void ct_aead_free(struct ct_aead *a); /* wipes; NULL is allowed */
+enum ct_alg ct_aead_alg(const struct ct_aead *a);
 
 /* One message; `in` and `out` may be the same. 12-byte IV, no associated data, 16-byte tag. On a
  * failed tag `out` is zeroed and the code is CT_TAG. */
@@ -33,47 +34,34 @@ int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err);
 
-/* The name of the backend that serves an algorithm on this machine. */
-const char *ct_aead_backend(enum ct_alg alg);
-
 /*
- * What a backend provides. Of those that support an algorithm the first in aead.c's table is taken;
- * openssl.c supports all and is the last. Functions return 0, or -1 on trouble; they are not told
- * of lengths or algorithms that they cannot have.
+ * Which backend serves. Before its first use in a process an algorithm is tried out: each backend
+ * has to give known answers, and is timed (some milliseconds in all). AUTO then takes the faster
+ * for each operation. A backend that is asked for by name has to be there and to be right, or the
+ * call fails with CT_UNSUPPORTED; what it does not have at all (ipsec-mb: ChaCha20 from the middle
+ * of a message) OpenSSL does.
  */
-struct ct_aead_ops {
-    const char *name;
-    /* Asked at run time: may look at the processor. */
-    bool (*supports)(enum ct_alg alg);
-    struct ct_aead *(*create)(enum ct_alg alg); /* without a key; NULL on trouble */
-    void (*destroy)(struct ct_aead *a);         /* wipes */
-    int (*set_key)(struct ct_aead *a, const uint8_t *key);
+enum ct_crypto { CT_CRYPTO_AUTO, CT_CRYPTO_OPENSSL, CT_CRYPTO_IPSEC };
 
-    /* 12-byte IVs; open() also 16-byte ones for AES-GCM, and gives 1 when the tag fails. */
-    int (*open)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
-                const uint8_t tag[static 16], uint8_t *out);
-    int (*encrypt)(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
-                   uint8_t *out, uint8_t tag[static 16]);
+/* What they are called: "auto", "openssl", "ipsec"; ends with NULL. */
+extern const char *const ct_crypto_names[];
 
-    /* AES-GCM: the tag over n bytes of associated data and no plaintext. IVs as for open(). */
-    int (*gmac)(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
-                uint8_t tag[static 16]);
+/* What the environment variable KVFS_CRYPTO names; AUTO without it. */
+int ct_crypto_environment(enum ct_crypto *out, struct ct_err *err);
+/* For all contexts that are made from now on. Where nobody calls it the environment decides. */
+void ct_aead_use(enum ct_crypto crypto);
+/* Tries all algorithms out now; afterwards libraries open no files and ask no kernel. */
+int ct_aead_prepare(struct ct_err *err);
 
-    /* ChaCha20-Poly1305: its key stream from `block` on, added to n bytes. */
-    int (*chacha20)(struct ct_aead *a, const uint8_t iv[static 12], uint32_t block,
-                    const uint8_t *in, size_t n, uint8_t *out);
-    /* Poly1305 under a key of its own, over n bytes and the zeros that fill the last block; and
-     * into `more`, unless NULL, the same over one more block of zeros. */
-    int (*poly1305)(struct ct_aead *a, const uint8_t key[static 32], const uint8_t *in, size_t n,
-                    uint8_t mac[static 16], uint8_t *more);
+/* How an operation is done, and what the trial gave in GB/s (10^9 bytes; 0: not there, or wrong).
+ */
+struct ct_aead_choice {
+    const char *operation; /* "open", "encrypt", "gmac", "chacha20", "poly1305" */
+    const char *backend;   /* "openssl" or "ipsec" */
+    double openssl, ipsec;
 };
-
-extern const struct ct_aead_ops ct_aead_openssl;
-
-/* What every backend's context begins with. */
-struct ct_aead {
-    const struct ct_aead_ops *ops;
-    enum ct_alg alg;
-};
+enum { CT_AEAD_CHOICES = 5 };
+/* Returns how many there are; 0 when the algorithm cannot be used. */
+size_t ct_aead_choices(enum ct_alg alg, struct ct_aead_choice out[static CT_AEAD_CHOICES]);
 
 #endif

@@ -1,10 +1,10 @@
-#include "format/aead/pieces.h"
-
 #include <sodium.h>
 #include <string.h>
 
+#include "format/aead/backend.h"
 #include "format/aead/gf128.h"
-#include "format/aead/gf1305.h"
+#include "format/aead/pieces.h"
+#include "format/aead/poly1305.h"
 #include "format/base/bytes.h"
 #include "format/base/secret.h"
 
@@ -37,10 +37,17 @@ static void put_lengths(uint8_t block[static 16], uint64_t aad, uint64_t text)
     ct_put_be32(block + 12, (uint32_t)(text << 3));
 }
 
+static int gmac(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
+                uint8_t tag[static 16])
+{
+    struct ct_impl *i = a->by[CT_OP_GMAC];
+    return i->backend->gmac(i, iv, iv_len, in, n, tag);
+}
+
 /* GMAC over nothing is E(J0): the mask of all tags under that IV. */
 static int mask_of(struct ct_aead *a, const uint8_t *iv, size_t iv_len, uint8_t out[static 16])
 {
-    return a->ops->gmac(a, iv, iv_len, NULL, 0, out);
+    return gmac(a, iv, iv_len, NULL, 0, out);
 }
 
 static const uint8_t zero_iv[12]; /* of GMACs that never leave this process */
@@ -49,7 +56,7 @@ static int gcm_share(struct ct_aead *a, const uint8_t *in, size_t n, struct ct_p
 {
     uint8_t mask[16];
     if (mask_of(a, zero_iv, sizeof(zero_iv), mask) ||
-        a->ops->gmac(a, zero_iv, sizeof(zero_iv), in, n, out->bytes)) {
+        gmac(a, zero_iv, sizeof(zero_iv), in, n, out->bytes)) {
         return -1;
     }
     ct_xor16(out->bytes, mask);
@@ -69,7 +76,7 @@ static int find_h(struct ct_aead *a, struct gcm *g)
 {
     static const uint8_t one_block[16];
     if (mask_of(a, zero_iv, sizeof(zero_iv), g->mask) ||
-        a->ops->gmac(a, zero_iv, sizeof(zero_iv), one_block, sizeof(one_block), g->h)) {
+        gmac(a, zero_iv, sizeof(zero_iv), one_block, sizeof(one_block), g->h)) {
         return -1;
     }
     ct_xor16(g->h, g->mask);
@@ -158,99 +165,34 @@ static int gcm_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_p
 /*
  * ---- ChaCha20-Poly1305 ----
  *
- * Poly1305 is a sum of blocks times powers of r, so a piece's share is that sum over the piece
- * alone: 130 bits. A MAC with s = 0 gives the lower 128; the two others follow from a second MAC,
- * over one more block.
+ * Poly1305 is a sum of blocks times powers of r (RFC 8439 section 2.5), so a piece's share is that
+ * sum over the piece alone.
  */
 
-struct poly {
-    uint8_t key[32];    /* r, s (RFC 8439 section 2.6) */
-    uint8_t r_only[32]; /* r, 0 */
-};
-
-static int poly_key(struct ct_aead *a, const uint8_t iv[static 12], struct poly *p)
+static int chacha20(struct ct_aead *a, const uint8_t iv[static 12], uint32_t block,
+                    const uint8_t *in, size_t n, uint8_t *out)
 {
-    static const uint8_t zeros[32];
-    if (a->ops->chacha20(a, iv, 0, zeros, sizeof(zeros), p->key)) {
-        return -1;
-    }
-    memcpy(p->r_only, p->key, 16);
-    memset(p->r_only + 16, 0, 16);
-    return 0;
-}
-
-static struct ct_gf1305 r_of(const struct poly *p)
-{
-    uint8_t r[16];
-    memcpy(r, p->key, 16);
-    for (int i = 3; i < 16; i += 4) { /* RFC 8439 section 2.5.1: some bits of r are 0 */
-        r[i] &= 15;
-    }
-    for (int i = 4; i < 16; i += 4) {
-        r[i] &= 252;
-    }
-    struct ct_gf1305 v = ct_gf1305_load(r, 0);
-    ct_wipe(r, sizeof(r));
-    return v;
-}
-
-static const struct ct_gf1305 two_128 = {
-    {0, 0, UINT64_C(1) << 40}}; /* what a block is marked with */
-
-/* One more block, 2^128 + what `block` holds. */
-static struct ct_gf1305 poly_step(const struct ct_gf1305 *sum, const struct ct_gf1305 *block,
-                                  const struct ct_gf1305 *r)
-{
-    struct ct_gf1305 v = ct_gf1305_add(sum, &two_128);
-    v = ct_gf1305_add(&v, block);
-    return ct_gf1305_mul(&v, r);
-}
-
-/* The two high bits of the sum whose lower ones are `low`, when one more block of zeros gives
- * `more`. Without branches: they are secret. */
-static uint8_t high_bits(const struct poly *p, const uint8_t low[static 16],
-                         const uint8_t more[static 16])
-{
-    static const struct ct_gf1305 zero;
-    struct ct_gf1305 r = r_of(p);
-    uint8_t then[16];
-    unsigned high = 0;
-    unsigned found = 0;
-    for (unsigned k = 0; k < 4; k++) {
-        struct ct_gf1305 sum = ct_gf1305_load(low, k);
-        sum = poly_step(&sum, &zero, &r);
-        (void)ct_gf1305_store(&sum, then);
-        unsigned same = (unsigned)(sodium_memcmp(then, more, 16) + 1) & ~found;
-        high |= k * same;
-        found |= same;
-    }
-    return (uint8_t)high;
+    struct ct_impl *i = a->by[CT_OP_CHACHA20];
+    return i->backend->chacha20(i, iv, block, in, n, out);
 }
 
 static int poly_share(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
-                      struct ct_piece *out)
+                      uint8_t sum[static CT_POLY_SUM])
 {
-    struct poly p;
-    uint8_t more[16];
-    int r = poly_key(a, iv, &p) || a->ops->poly1305(a, p.r_only, in, n, out->bytes, more) ? -1 : 0;
-    if (r == 0) {
-        out->bytes[16] = high_bits(&p, out->bytes, more);
-    }
-    ct_wipe(&p, sizeof(p));
-    ct_wipe(more, sizeof(more));
-    return r;
+    struct ct_impl *i = a->by[CT_OP_POLY1305];
+    return i->backend->poly1305(i, iv, in, n, sum);
 }
 
 /* The tag that the shares make up. */
 static int poly_tag(struct ct_aead *a, const uint8_t iv[static 12], const struct ct_piece *pieces,
                     uint64_t n, uint8_t tag[static 16])
 {
-    struct poly p;
+    uint8_t key[32] = {0}; /* block 0 of the key stream */
     uint8_t lengths[16] = {0};
-    if (poly_key(a, iv, &p)) {
+    if (chacha20(a, iv, 0, key, sizeof(key), key)) {
         return -1;
     }
-    struct ct_gf1305 r = r_of(&p);
+    struct ct_gf1305 r = ct_poly1305_r(key);
     struct ct_gf1305 power = ct_gf1305_pow(&r, BLOCKS);
     struct ct_gf1305 sum = {{0}};
     for (uint64_t i = 0; i < ct_piece_count(n); i++) {
@@ -258,20 +200,14 @@ static int poly_tag(struct ct_aead *a, const uint8_t iv[static 12], const struct
         if (len != CT_PIECE) {
             power = ct_gf1305_pow(&r, (len + 15) / 16);
         }
-        struct ct_gf1305 share = ct_gf1305_load(pieces[i].bytes, pieces[i].bytes[16] & 3);
+        struct ct_gf1305 share = ct_gf1305_load(pieces[i].bytes, pieces[i].bytes[16]);
         sum = ct_gf1305_mul(&sum, &power);
         sum = ct_gf1305_add(&sum, &share);
     }
     ct_put_le64(lengths + 8, n); /* of nothing, and of the ciphertext */
-    struct ct_gf1305 block = ct_gf1305_load(lengths, 0);
-    struct ct_gf1305 s = ct_gf1305_load(p.key + 16, 0);
-    sum = poly_step(&sum, &block, &r);
-    (void)ct_gf1305_store(&sum, tag);
-    /* s is added modulo 2^128, after the reduction. */
-    sum = ct_gf1305_load(tag, 0);
-    sum = ct_gf1305_add(&sum, &s);
-    (void)ct_gf1305_store(&sum, tag);
-    ct_wipe(&p, sizeof(p));
+    sum = ct_poly1305_step(&sum, lengths, &r);
+    ct_poly1305_mac(&sum, key, tag);
+    ct_wipe(key, sizeof(key));
     ct_wipe(&r, sizeof(r));
     ct_wipe(&power, sizeof(power));
     ct_wipe(&sum, sizeof(sum));
@@ -291,16 +227,19 @@ static int poly_check(struct ct_aead *a, const uint8_t iv[static 12], const stru
 static int chacha_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,
                        const struct ct_piece *piece, uint8_t *buf, size_t n)
 {
-    struct poly p;
-    uint8_t now[16];
-    int r = poly_key(a, iv, &p) || a->ops->poly1305(a, p.r_only, buf, n, now, NULL) ? -1
-            : sodium_memcmp(now, piece->bytes, sizeof(now)) != 0                    ? 1
-                                                                                    : 0;
-    ct_wipe(&p, sizeof(p));
+    uint8_t now[CT_POLY_SUM];
+    int r = poly_share(a, iv, buf, n, now)                       ? -1
+            : sodium_memcmp(now, piece->bytes, sizeof(now)) != 0 ? 1
+                                                                 : 0;
     ct_wipe(now, sizeof(now));
     /* Block 0 made the key of Poly1305. */
-    uint32_t block = (uint32_t)(1 + index * CHACHA_BLOCKS);
-    return r ? r : a->ops->chacha20(a, iv, block, buf, n, buf);
+    return r ? r : chacha20(a, iv, (uint32_t)(1 + index * CHACHA_BLOCKS), buf, n, buf);
+}
+
+static int gcm_open(struct ct_aead *a, const struct ct_piece *piece, uint8_t *buf, size_t n)
+{
+    struct ct_impl *i = a->by[CT_OP_OPEN];
+    return i->backend->open(i, piece->bytes, 16, buf, n, piece->bytes + 16, buf);
 }
 
 /* ---- either ---- */
@@ -316,7 +255,7 @@ int ct_piece_share(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t
                    struct ct_piece *out, struct ct_err *err)
 {
     bool chacha = a->alg == CT_ALG_CHACHA20POLY1305;
-    return outcome(chacha ? poly_share(a, iv, in, n, out) : gcm_share(a, in, n, out), err);
+    return outcome(chacha ? poly_share(a, iv, in, n, out->bytes) : gcm_share(a, in, n, out), err);
 }
 
 int ct_pieces_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_piece *pieces,
@@ -330,9 +269,8 @@ int ct_pieces_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_pi
 int ct_piece_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,
                   const struct ct_piece *piece, uint8_t *buf, size_t n, struct ct_err *err)
 {
-    int r = a->alg == CT_ALG_CHACHA20POLY1305
-                ? chacha_open(a, iv, index, piece, buf, n)
-                : a->ops->open(a, piece->bytes, 16, buf, n, piece->bytes + 16, buf);
+    int r = a->alg == CT_ALG_CHACHA20POLY1305 ? chacha_open(a, iv, index, piece, buf, n)
+                                              : gcm_open(a, piece, buf, n);
     if (r) {
         memset(buf, 0, n);
     }

@@ -45,6 +45,9 @@ int ct_worker_done(struct ct_worker *w, uint64_t bytes, struct ct_err *err)
     if (all->opt->progress) {
         pthread_mutex_lock(&all->done_lock);
         cancelled = !atomic_load(&all->stop) && all->opt->progress(all->opt->progress_ctx, bytes);
+        if (cancelled) { /* before another thread gets the lock */
+            atomic_store(&all->stop, true);
+        }
         pthread_mutex_unlock(&all->done_lock);
     }
     if (cancelled || atomic_load(&all->stop)) {

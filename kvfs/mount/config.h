@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "format/aead/aead.h"
+
 enum kvfs_plain { KVFS_PLAIN_SAFE, KVFS_PLAIN_ALL, KVFS_PLAIN_NONE };
 enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
 enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
@@ -24,6 +26,7 @@ struct kvfs_config {
     enum kvfs_plain plain;
     enum kvfs_manifest manifest;
     enum kvfs_update update;
+    enum ct_crypto crypto;
     bool require_all;
     bool allow_other;
     bool foreground;

@@ -104,6 +104,15 @@ static int set_cache(struct kvfs_mount_options *o, const char *value, struct ct_
     return rc;
 }
 
+static int set_crypto(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+{
+    int i = 0;
+    o->crypto_set = true;
+    int rc = choose(value, ct_crypto_names, &i, err);
+    o->config.crypto = (enum ct_crypto)i;
+    return rc;
+}
+
 static int set_log_level(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
     static const char *const words[] = {[CT_LOG_ERROR] = "error",
@@ -295,6 +304,8 @@ static const struct option_row {
     {"resident", 0, "SIZE|auto", "Memory for these (auto: half of what is available)",
      set_resident},
     {"linger", 0, "SEC", "How long such a file stays after its last close (30)", set_linger},
+    {"crypto", 0, "auto|openssl|ipsec",
+     "Cipher library (auto: for each operation the faster that gives right answers)", set_crypto},
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
@@ -540,5 +551,8 @@ int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
     o->config.memory = o->memory_set ? o->config.memory : kvfs_auto_memory();
     o->config.resident = o->resident_set ? o->config.resident : kvfs_available_memory() / 2;
     o->config.threads = o->threads_set ? o->config.threads : kvfs_auto_threads();
+    if (!o->crypto_set && ct_crypto_environment(&o->config.crypto, err)) {
+        return -1;
+    }
     return complete_worker(o, err);
 }

@@ -19,7 +19,7 @@ struct kvfs_mount_options {
     bool nonempty;
     bool noexec;
     bool fake; /* mount -f: do all but mount */
-    bool memory_set, resident_set, threads_set, uid_set, gid_set;
+    bool memory_set, resident_set, threads_set, crypto_set, uid_set, gid_set;
     const char *worker_user;
 };
 

@@ -172,6 +172,27 @@ static json_t *counters_of(const struct kvfs_chunks_stats *c)
                      (json_int_t)c->parked);
 }
 
+/* What decrypts, and what its trial at the start gave. */
+static json_t *crypto_of(const struct kvfs_config *c)
+{
+    json_t *all = json_object();
+    json_object_set_new(all, "option", json_string(ct_crypto_names[c->crypto]));
+    for (enum ct_alg alg = CT_ALG_AES128GCM; alg <= CT_ALG_CHACHA20POLY1305; alg++) {
+        struct ct_aead_choice choices[CT_AEAD_CHOICES];
+        size_t n = ct_aead_choices(alg, choices);
+        json_t *of = json_object();
+        for (size_t i = 0; i < n; i++) {
+            json_t *rates =
+                json_pack("{s:f,s:f}", "openssl", choices[i].openssl, "ipsec", choices[i].ipsec);
+            json_object_set_new(
+                of, choices[i].operation,
+                json_pack("{s:s,s:o}", "backend", choices[i].backend, "gb_per_second", rates));
+        }
+        json_object_set_new(all, ct_alg_name(alg), of);
+    }
+    return all;
+}
+
 static json_t *options_of(const struct kvfs_config *c)
 {
     static const char *const plain[] = {"safe", "all", "none"};
@@ -190,14 +211,16 @@ static int put_status(struct kvfs_serve *s, struct ct_buf *out)
     struct walk walk = {s, files};
     kvfs_table_each(s->table, add_file, &walk);
     json_t *all = json_pack(
-        "{s:s,s:o,s:o,s:i,s:I,s:s,s:{s:s,s:I},s:o,s:o,s:o,s:o,s:o,s:o}", "version", KVFS_VERSION,
-        "source", text_or(s->config.source), "mountpoint", text_or(s->config.mountpoint), "worker",
-        (int)getpid(), "uptime", (json_int_t)(time(NULL) - s->started), "state",
+        "{s:s,s:o,s:o,s:i,s:I,s:s,s:{s:s,s:I},s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "version",
+        KVFS_VERSION, "source", text_or(s->config.source), "mountpoint",
+        text_or(s->config.mountpoint), "worker", (int)getpid(), "uptime",
+        (json_int_t)(time(NULL) - s->started), "state",
         atomic_load(&s->sealed) ? "sealed" : "serving", "keys", "source", "local", "count",
         (json_int_t)ct_keyring_count(s->keyring), "options", options_of(&s->config), "memory",
-        memory_of(s, &c), "counters", counters_of(&c), "manifests", kvfs_judge_manifests(s),
-        "files", files, "failures", kvfs_reply_recent());
-    char *text = all ? json_dumps(all, JSON_INDENT(1) | JSON_ENSURE_ASCII) : NULL;
+        memory_of(s, &c), "crypto", crypto_of(&s->config), "counters", counters_of(&c), "manifests",
+        kvfs_judge_manifests(s), "files", files, "failures", kvfs_reply_recent());
+    char *text =
+        all ? json_dumps(all, JSON_INDENT(1) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(4)) : NULL;
     if (text) {
         ct_buf_puts(out, text);
         ct_buf_putc(out, '\n');

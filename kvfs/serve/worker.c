@@ -150,11 +150,8 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
         return -1;
     }
     /* Loads what OpenSSL loads late, while there are paths. */
-    uint8_t key[CT_DEK_MAX] = {0};
-    for (enum ct_alg alg = CT_ALG_AES128GCM; alg <= CT_ALG_CHACHA20POLY1305; alg++) {
-        ct_aead_free(ct_aead_new(alg, key, NULL));
-    }
-    return sandbox->close(err);
+    ct_aead_use(s->config.crypto);
+    return ct_aead_prepare(err) || sandbox->close(err) ? -1 : 0;
 }
 
 static int serve(struct kvfs_serve *s, const char *warning)
