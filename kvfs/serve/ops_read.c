@@ -1,3 +1,7 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "kvfs/serve/serve.h"
 
 void kvfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -14,6 +18,15 @@ void kvfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
     }
     size_t all = h->snapshot.len;
     size_t at = (uint64_t)off < all ? (size_t)off : all;
-    struct iovec iov = {h->snapshot.data + at, all - at < size ? all - at : size};
-    kvfs_reply_data(s, req, &iov, 1);
+    size_t n = all - at < size ? all - at : size;
+    /* A copy, since the handle may be gone as well. */
+    ct_autofree uint8_t *part = malloc(n ? n : 1);
+    if (!part) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    if (n) {
+        memcpy(part, h->snapshot.data + at, n);
+    }
+    kvfs_reply_data(s, req, &(struct iovec){part, n}, 1);
 }
