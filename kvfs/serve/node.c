@@ -276,7 +276,7 @@ void kvfs_table_pin(struct kvfs_table *t, struct kvfs_node *node)
 static void free_if_unused(struct kvfs_table *t, struct kvfs_node *n)
 {
     pthread_mutex_lock(&n->lock);
-    bool used = n->lookups || n->pinned || n->open_count || n->busy;
+    bool used = n->lookups || n->pinned || n->open_count || n->busy || n->held || n->content;
     pthread_mutex_unlock(&n->lock);
     if (!used && n->id != 1) {
         t->nodes[n->id] = NULL;
@@ -284,24 +284,28 @@ static void free_if_unused(struct kvfs_table *t, struct kvfs_node *n)
     }
 }
 
-void kvfs_table_unpin_all(struct kvfs_table *t,
-                          void (*fn)(void *ctx, uint64_t parent, const char *name), void *ctx)
+/* With the lock held. Those with content are counted as busy; how many they are. */
+static size_t unpin_nodes(struct kvfs_table *t, struct kvfs_node **files)
 {
-    pthread_mutex_lock(&t->lock);
-    struct name *pins = t->pins;
-    size_t cap = t->pin_cap;
-    t->pins = NULL;
-    t->pin_cap = t->pin_used = 0;
+    size_t count = 0;
     for (uint64_t id = 1; id < t->next_id; id++) {
         struct kvfs_node *n = t->nodes[id];
         if (n) {
             pthread_mutex_lock(&n->lock);
             n->pinned = false;
+            if (n->content) {
+                n->busy++;
+                files[count++] = n;
+            }
             pthread_mutex_unlock(&n->lock);
-            free_if_unused(t, n);
         }
     }
-    pthread_mutex_unlock(&t->lock);
+    return count;
+}
+
+static void forget_names(struct kvfs_table *t, struct name *pins, size_t cap,
+                         const struct kvfs_unpin *u)
+{
     for (size_t i = 0; i < cap; i++) {
         if (!pins[i].path) {
             continue;
@@ -317,11 +321,33 @@ void kvfs_table_unpin_all(struct kvfs_table *t,
             pthread_mutex_unlock(&t->lock);
         }
         if (parent) {
-            fn(ctx, parent, slash ? slash + 1 : pins[i].path);
+            u->name(u->ctx, parent, slash ? slash + 1 : pins[i].path);
         }
         free(pins[i].path);
     }
     free(pins);
+}
+
+int kvfs_table_unpin_all(struct kvfs_table *t, const struct kvfs_unpin *u, struct ct_err *err)
+{
+    pthread_mutex_lock(&t->lock);
+    struct kvfs_node **files = calloc(t->next_id, sizeof(struct kvfs_node *));
+    if (!files) {
+        pthread_mutex_unlock(&t->lock);
+        return ct_err_set(err, CT_NOMEM, "no memory to forget what is pinned");
+    }
+    struct name *pins = t->pins;
+    size_t cap = t->pin_cap;
+    t->pins = NULL;
+    t->pin_cap = t->pin_used = 0;
+    size_t count = unpin_nodes(t, files);
+    pthread_mutex_unlock(&t->lock);
+    forget_names(t, pins, cap, u);
+    for (size_t i = 0; i < count; i++) {
+        u->file(u->ctx, files[i]);
+    }
+    free(files);
+    return 0;
 }
 
 /* ---- the rest ---- */
@@ -334,6 +360,16 @@ void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n)
         node->lookups -= n < node->lookups ? n : node->lookups;
         free_if_unused(t, node);
     }
+    pthread_mutex_unlock(&t->lock);
+}
+
+void kvfs_table_release(struct kvfs_table *t, struct kvfs_node *node)
+{
+    pthread_mutex_lock(&t->lock);
+    pthread_mutex_lock(&node->lock);
+    node->held--;
+    pthread_mutex_unlock(&node->lock);
+    free_if_unused(t, node);
     pthread_mutex_unlock(&t->lock);
 }
 

@@ -182,11 +182,13 @@ static void begin(struct kvfs_node *node)
     pthread_mutex_unlock(&node->lock);
 }
 
-/* The last one that has a node open, not pinned, takes its content with it. */
+/* The last one that has a node open, not pinned, takes its content with it. What decrypts ahead for
+ * the node is waited for before anybody may free it. */
 static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
 {
     struct kvfs_content *drop = NULL;
     pthread_mutex_lock(&node->lock);
+    node->held++;
     if (close) {
         node->open_count--;
     } else {
@@ -201,7 +203,12 @@ static void end(struct kvfs_serve *s, struct kvfs_node *node, bool close)
         kvfs_chunks_drop(s->chunks, node);
         kvfs_content_unref(drop);
     }
-    kvfs_table_forget(s->table, node->id, 0);
+    kvfs_table_release(s->table, node);
+}
+
+void kvfs_open_done(struct kvfs_serve *s, struct kvfs_node *node)
+{
+    end(s, node, false);
 }
 
 static void handle_free(struct kvfs_handle *h)

@@ -386,12 +386,22 @@ static void forget_name(void *ctx, uint64_t parent, const char *name)
     (void)fuse_lowlevel_notify_inval_entry(s->session, parent, name, strlen(name));
 }
 
+static void let_go(void *ctx, struct kvfs_node *node)
+{
+    kvfs_open_done(ctx, node);
+}
+
 /* On a pool thread: telling the kernel from a FUSE thread can wait for that thread itself. */
 static void reload(void *arg)
 {
     struct kvfs_serve *s = arg;
+    struct ct_err err = CT_ERR_INIT;
+    const struct kvfs_unpin unpin = {forget_name, let_go, s};
     kvfs_judge_reload(s);
-    kvfs_table_unpin_all(s->table, forget_name, s);
+    if (kvfs_table_unpin_all(s->table, &unpin, &err)) {
+        ct_log(CT_LOG_ERROR, "reload: %s", err.msg);
+        return;
+    }
     ct_log(CT_LOG_INFO, "reloaded");
 }
 

@@ -71,6 +71,8 @@ void kvfs_judge_reload(struct kvfs_serve *s);
 extern const struct fuse_lowlevel_ops kvfs_ops;
 void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+/* Ends what counted the node as busy; without other users or a pin its content goes. */
+void kvfs_open_done(struct kvfs_serve *s, struct kvfs_node *node);
 /* Opens a file as a reader with this uid would; what require-all does for each. */
 int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err);
 /* Attributes as the view shows them. */

@@ -2,9 +2,12 @@
 """Source directories that somebody else arranged: trees bent so that a signed path would yield
 another one's content, names that would hide what the mount says of itself, sizes that no disk has."""
 import errno
+import fcntl
 import json
+import mmap
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -131,6 +134,34 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def forgotten_while_read_ahead(checks, keys):
+    """Version 1: what is decrypted ahead takes as long as its whole tensor does."""
+    plain, encrypted = (os.path.join(workdir(), name) for name in ("long", "long-encrypted"))
+    os.mkdir(plain)
+    os.mkdir(encrypted)
+    header = json.dumps({"a": {"dtype": "U8", "shape": [2 << 20], "data_offsets": [0, 2 << 20]},
+                         "b": {"dtype": "U8", "shape": [32 << 20],
+                               "data_offsets": [2 << 20, 34 << 20]}}).encode()
+    with open(os.path.join(plain, SHARD), "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + (34 << 20))
+    kvfs("encrypt", "-q", "--format-version", "1", os.path.join(plain, SHARD), "-o",
+         os.path.join(encrypted, SHARD), "--key", keys + "/owner.jwks")
+    buffer = mmap.mmap(-1, 131072)
+    with checks.check("reload, and the kernel forgets, while the worker reads ahead"):
+        with Mount(encrypted, keys=[keys + "/reader.jwks"]) as m, \
+                open(os.path.join(m.path, ".kvfs/status.json"), "rb") as status:
+            for _ in range(10):
+                fd = os.open(os.path.join(m.path, SHARD), os.O_RDONLY | os.O_DIRECT)
+                for turn in range(3):
+                    os.preadv(fd, [buffer], turn << 17)
+                os.close(fd)
+                fcntl.ioctl(status, ord("k") << 8 | 1)
+                with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+                    caches.write("2")
+            assert m.status()["worker"] and os.path.exists(f"/proc/{m.worker}")
+
+
 def main():
     checks = Checks()
     keys = os.path.join(workdir(), "keys")
@@ -138,6 +169,7 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    forgotten_while_read_ahead(checks, keys)
     return checks.finish()
 
 
