@@ -56,6 +56,8 @@ struct kvfs_node {
     size_t path_count;
     struct stat st; /* of the source; attributes are made from it (ops_tree.c) */
     char *target;   /* LINK */
+    struct kvfs_node *next_by_id, *next_by_what; /* in the table */
+    uint64_t what;                               /* its key there */
 
     /* FILE only */
     struct ct_version version;

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 
 from kvfstest import ROOT, Checks, Mount, kvfs, workdir
 
@@ -134,6 +135,28 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def many(checks, keys):
+    source = Source(keys, manifest=False)
+    took = {}
+    with source.mount() as m, checks.check("large directories: a name costs the same, and one id"):
+        for count in 2000, 20000:
+            directory = os.path.join(m.path, str(count))
+            os.mkdir(source.file(str(count)))
+            for number in range(count):
+                with open(source.file(str(count), f"{number:05d}.json"), "w", encoding="utf-8"):
+                    pass
+            before = os.stat(directory).st_ino
+            for _ in range(3):
+                assert len(os.listdir(directory)) == count
+            start = time.monotonic()
+            subprocess.run(["ls", "-l", directory], stdout=subprocess.DEVNULL, check=True)
+            took[count] = time.monotonic() - start
+            ids = max(file["node"] for file in m.status()["files"]) - before
+            assert ids < count + 100, f"{ids} ids for {count} files"
+        checks.note(f"ls -l: {took[2000]:.2f} s for 2000 files, {took[20000]:.2f} s for 20000")
+        assert took[20000] < 16 * took[2000] + 1, took
+
+
 def forgotten_while_read_ahead(checks, keys):
     """Version 1: what is decrypted ahead takes as long as its whole tensor does."""
     plain, encrypted = (os.path.join(workdir(), name) for name in ("long", "long-encrypted"))
@@ -169,6 +192,7 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    many(checks, keys)
     forgotten_while_read_ahead(checks, keys)
     return checks.finish()
 
