@@ -397,8 +397,7 @@ static void reload(void *arg)
     struct kvfs_serve *s = arg;
     struct ct_err err = CT_ERR_INIT;
     const struct kvfs_unpin unpin = {forget_name, let_go, s};
-    kvfs_judge_reload(s);
-    if (kvfs_table_unpin_all(s->table, &unpin, &err)) {
+    if (kvfs_judge_reload(s, &err) || kvfs_table_unpin_all(s->table, &unpin, &err)) {
         ct_log(CT_LOG_ERROR, "reload: %s", err.msg);
         return;
     }
