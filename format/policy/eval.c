@@ -29,6 +29,11 @@ static int fail(struct eval *ev, unsigned line, const char *what)
     return ct_policy_fail(ev->err, line, "%s", what);
 }
 
+static int exhausted(struct eval *ev, unsigned line)
+{
+    return ev->steps > STEPS_MAX ? fail(ev, line, "the policy takes too many steps") : 0;
+}
+
 static int rule_value(struct eval *ev, unsigned rule, json_t **out);
 static int value_of(struct eval *ev, struct frame *f, const struct ct_expr *e, json_t **out);
 
@@ -67,9 +72,11 @@ static int compare_numbers(const json_t *a, const json_t *b)
     return (x > y) - (x < y);
 }
 
-static bool equal(const json_t *a, const json_t *b)
+/* Rules share their values, so that a small policy can make one that is vast to look through: every
+ * part is a step. False, whatever they are, when there were too many: see exhausted(). */
+static bool equal(struct eval *ev, const json_t *a, const json_t *b)
 {
-    if (rank(a) != rank(b)) {
+    if (++ev->steps > STEPS_MAX || rank(a) != rank(b)) {
         return false;
     }
     if (json_is_number(a)) {
@@ -78,7 +85,7 @@ static bool equal(const json_t *a, const json_t *b)
     if (json_is_array(a)) {
         bool same = json_array_size(a) == json_array_size(b);
         for (size_t i = 0; same && i < json_array_size(a); i++) {
-            same = equal(json_array_get(a, i), json_array_get(b, i));
+            same = equal(ev, json_array_get(a, i), json_array_get(b, i));
         }
         return same;
     }
@@ -91,7 +98,7 @@ static bool equal(const json_t *a, const json_t *b)
         json_object_foreach((json_t *)a, key, value)
         {
             const json_t *other = json_object_get(b, key);
-            if (!other || !equal(value, other)) {
+            if (!other || !equal(ev, value, other)) {
                 return false;
             }
         }
@@ -175,11 +182,24 @@ static size_t characters(const json_t *text)
     return n;
 }
 
+/* Engines differ on whether a character above U+FFFF counts as one or as two. */
+static bool in_one_plane(const json_t *text)
+{
+    bool yes = true;
+    for (size_t i = 0; i < json_string_length(text); i++) {
+        yes &= (unsigned char)json_string_value(text)[i] < 0xf0;
+    }
+    return yes;
+}
+
 static int call(struct eval *ev, const struct ct_expr *e, json_t *const a[2], json_t **out)
 {
     if (e->index == BUILTIN_COUNT) {
         if (rank(a[0]) < 3) {
             return fail(ev, e->line, "count takes a string, an array or an object");
+        }
+        if (json_is_string(a[0]) && !in_one_plane(a[0])) {
+            return fail(ev, e->line, "count of a string with characters above U+FFFF");
         }
         size_t n = json_is_string(a[0])  ? characters(a[0])
                    : json_is_array(a[0]) ? json_array_size(a[0])
@@ -211,18 +231,18 @@ static int member(struct eval *ev, const struct ct_expr *e, json_t *const a[2], 
     if (json_is_array(a[1])) {
         json_array_foreach(a[1], i, value)
         {
-            found |= equal(a[0], value);
+            found |= equal(ev, a[0], value);
         }
     } else if (json_is_object(a[1])) {
         json_object_foreach(a[1], key, value)
         {
-            found |= equal(a[0], value);
+            found |= equal(ev, a[0], value);
         }
     } else {
         return fail(ev, e->line, "`in` takes an array or an object");
     }
     *out = json_boolean(found);
-    return 1;
+    return exhausted(ev, e->line) ? -1 : 1;
 }
 
 static int compare(struct eval *ev, const struct ct_expr *e, json_t *const a[2], json_t **out)
@@ -230,7 +250,10 @@ static int compare(struct eval *ev, const struct ct_expr *e, json_t *const a[2],
     int c = 0;
     bool yes = false;
     if (e->op == CMP_EQ || e->op == CMP_NE) {
-        yes = equal(a[0], a[1]) == (e->op == CMP_EQ);
+        yes = equal(ev, a[0], a[1]) == (e->op == CMP_EQ);
+        if (exhausted(ev, e->line)) {
+            return -1;
+        }
     } else {
         if (order(ev, e->line, a[0], a[1], &c) < 0) {
             return -1;
@@ -282,8 +305,9 @@ static int literal(struct eval *ev, struct frame *f, const struct ct_expr *e, js
 static int value_of(struct eval *ev, struct frame *f, const struct ct_expr *e, json_t **out)
 {
     *out = NULL;
-    if (++ev->steps > STEPS_MAX) {
-        return fail(ev, e->line, "the policy takes too many steps");
+    ev->steps++;
+    if (exhausted(ev, e->line)) {
+        return -1;
     }
     switch (e->kind) {
     case EXPR_CONST:
@@ -415,7 +439,7 @@ static int evaluate(struct eval *ev, const struct ct_rule *rule, json_t **out)
     for (const struct ct_definition *d = rule->definitions; d; d = d->next) {
         json_t *v = NULL;
         int r = definition_value(ev, d, &v);
-        if (r == 1 && found && !equal(found, v)) {
+        if (r == 1 && found && !equal(ev, found, v)) {
             json_decref(v);
             r = ct_policy_fail(ev->err, d->line, "rule %s has two values at once", rule->name);
         }

@@ -89,6 +89,20 @@ static bool is_keyword(const char *name)
     return false;
 }
 
+/* The engine's own words, which it takes for nothing else, not even after a point. */
+static bool is_reserved(const char *name)
+{
+    static const char *const words[] = {"as",      "default", "else", "every", "false",
+                                        "if",      "import",  "in",   "not",   "null",
+                                        "package", "some",    "true", "with"};
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(name, words[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static struct ct_expr *make(struct parser *ps, enum ct_expr_kind kind, size_t items)
 {
     struct ct_expr *e = alloc(ps, 1, sizeof(*e));
@@ -326,7 +340,11 @@ static struct ct_expr *parse_primary(struct parser *ps)
 /* `.name` and `[expr]` behind a reference. */
 static struct ct_expr *parse_path(struct parser *ps, struct ct_expr *base)
 {
-    while (base && (is_punct(ps, ".") || is_punct(ps, "["))) {
+    for (unsigned depth = 1; base && (is_punct(ps, ".") || is_punct(ps, "[")); depth++) {
+        if (depth > CT_POLICY_DEPTH) {
+            FAIL(ps, "nested deeper than %d", CT_POLICY_DEPTH);
+            return NULL;
+        }
         bool dot = is_punct(ps, ".");
         if (!ps->now.glued) {
             FAIL(ps, "a blank before `%s` is not in the subset", ps->now.text);
@@ -345,6 +363,10 @@ static struct ct_expr *parse_path(struct parser *ps, struct ct_expr *base)
         if (dot) {
             if (ps->now.type != TOK_NAME || !ps->now.glued) {
                 FAIL(ps, "a name was expected after `.`");
+                return NULL;
+            }
+            if (is_reserved(ps->now.text)) {
+                FAIL(ps, "the word `%s` after `.` is not in the subset", ps->now.text);
                 return NULL;
             }
             e->items[1] = make_const(ps, json_stringn(ps->now.text, ps->now.len));
@@ -374,7 +396,7 @@ static struct ct_expr *parse_term(struct parser *ps)
     }
     if (is_punct(ps, "-")) {
         if (!advance(ps)) {
-            if (ps->now.type == TOK_NUMBER) {
+            if (ps->now.type == TOK_NUMBER && ps->now.glued) {
                 e = parse_number(ps, true);
             } else {
                 FAIL(ps, "arithmetic is not in the subset");
@@ -551,6 +573,9 @@ static int parse_block(struct parser *ps, struct ct_stmt **out)
         if (fresh || ps->now.type == TOK_NEWLINE) {
             if (advance(ps) || skip_newlines(ps)) {
                 return -1;
+            }
+            if (fresh && is_punct(ps, "}")) {
+                return FAIL(ps, "`;` before the closing brace is not in the subset");
             }
         } else if (!is_punct(ps, "}")) {
             return FAIL(ps, "`%s` here is not in the subset", shown(ps));

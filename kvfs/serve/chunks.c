@@ -85,7 +85,7 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
 
     int r = kvfs_content_read(content, extent, slot->buf, &damages, err);
     if (r == 0 && damages.count) {
-        kvfs_damage_remember(node, &damages);
+        r = kvfs_damage_remember(node, &damages, err);
     }
     if (r && err->code == CT_STALE) {
         note_stale(node);

@@ -1,5 +1,4 @@
 #include <stdlib.h>
-#include <string.h>
 
 #include "kvfs/serve/damage.h"
 
@@ -8,33 +7,45 @@ struct kvfs_damage_memo {
     struct ct_damage *items;
 };
 
-void kvfs_damage_remember(struct kvfs_node *node, const struct ct_damages *d)
+static bool is_known(const struct kvfs_damage_memo *m, uint64_t begin)
+{
+    for (size_t i = 0; i < m->count; i++) {
+        if (m->items[i].begin == begin) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int add(struct kvfs_damage_memo *m, const struct ct_damage *d)
+{
+    if (m->count == m->cap) {
+        size_t cap = m->cap ? 2 * m->cap : 8;
+        struct ct_damage *items = realloc(m->items, cap * sizeof(*items));
+        if (!items) {
+            return -1;
+        }
+        m->items = items;
+        m->cap = cap;
+    }
+    m->items[m->count++] = *d;
+    return 0;
+}
+
+int kvfs_damage_remember(struct kvfs_node *node, const struct ct_damages *d, struct ct_err *err)
 {
     pthread_mutex_lock(&node->lock);
-    struct kvfs_damage_memo *m = node->damage;
-    if (!m) {
-        m = node->damage = calloc(1, sizeof(*m));
+    if (!node->damage) {
+        node->damage = calloc(1, sizeof(*node->damage));
     }
-    for (size_t i = 0; m && i < d->count; i++) {
-        bool known = false;
-        for (size_t k = 0; k < m->count && !known; k++) {
-            known = m->items[k].begin == d->items[i].begin;
+    int r = node->damage ? 0 : -1;
+    for (size_t i = 0; r == 0 && i < d->count; i++) {
+        if (!is_known(node->damage, d->items[i].begin)) {
+            r = add(node->damage, &d->items[i]);
         }
-        if (known) {
-            continue;
-        }
-        if (m->count == m->cap) {
-            size_t cap = m->cap ? 2 * m->cap : 8;
-            struct ct_damage *items = realloc(m->items, cap * sizeof(*items));
-            if (!items) {
-                break; /* it will be found again */
-            }
-            m->items = items;
-            m->cap = cap;
-        }
-        m->items[m->count++] = d->items[i];
     }
     pthread_mutex_unlock(&node->lock);
+    return r ? ct_err_set(err, CT_NOMEM, "no memory to remember what is damaged") : 0;
 }
 
 int kvfs_damage_check(struct kvfs_node *node, uint64_t begin, uint64_t end, struct ct_err *err)

@@ -5,7 +5,8 @@
 
 #include "kvfs/serve/node.h"
 
-void kvfs_damage_remember(struct kvfs_node *node, const struct ct_damages *d);
+/* -1 without memory: then the bytes, which are zeroed, must not be given out. */
+int kvfs_damage_remember(struct kvfs_node *node, const struct ct_damages *d, struct ct_err *err);
 /* -1 with the reason if a byte of [begin, end) is known to be damaged, or the node is stale. */
 int kvfs_damage_check(struct kvfs_node *node, uint64_t begin, uint64_t end, struct ct_err *err);
 void kvfs_damage_memo_free(struct kvfs_damage_memo *m);

@@ -1,178 +1,18 @@
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kvfs/serve/paths.h"
+#include "kvfs/serve/rules.h"
 #include "kvfs/serve/serve.h"
 
-enum { LINKS_MAX = 8, ABSENT_SECONDS = 1 };
-
-/* What is known of one directory's kvfs.manifest. One that was found stays until a reload, so that
- * taking it away while the mount is up changes nothing; that there is none is asked again. */
-struct governed {
-    char *dir;
-    struct ct_manifest *manifest; /* NULL: there is none, or it is refused */
-    struct ct_err why;            /* refused */
-    bool present;
-    time_t asked;
-    struct governed *next;
-};
-
-struct kvfs_judge {
-    pthread_mutex_t lock;
-    struct governed *dirs;
-};
-
-struct kvfs_judge *kvfs_judge_new(struct ct_err *err)
-{
-    struct kvfs_judge *j = calloc(1, sizeof(*j));
-    if (!j) {
-        ct_err_set(err, CT_NOMEM, "no memory for manifests");
-        return NULL;
-    }
-    pthread_mutex_init(&j->lock, NULL);
-    return j;
-}
+enum { LINKS_MAX = 8 };
 
 void kvfs_found_release(struct kvfs_found *f)
 {
     ct_manifest_unref(f->verdict.manifest);
     free(f->target);
     *f = (struct kvfs_found){0};
-}
-
-/* ---- manifests ---- */
-
-static void read_manifest(struct kvfs_serve *s, struct governed *g)
-{
-    char path[PATH_MAX];
-    struct kvfs_opened opened;
-    struct ct_err err = CT_ERR_INIT;
-    g->asked = time(NULL);
-    g->present = false;
-    if (kvfs_path_join(path, g->dir, CT_MANIFEST_NAME) ||
-        kvfs_source_open(s, path, &opened, &err)) {
-        g->present = err.code != CT_NOTFOUND;
-        g->why = err;
-        return;
-    }
-    ct_autobuf text = {0};
-    g->present = true;
-    if (opened.fd < 0) {
-        ct_err_set(&g->why, CT_REJECTED, CT_MANIFEST_NAME " is not a regular file");
-    } else if (ct_read_fd(opened.fd, CT_MANIFEST_MAX, &text, &g->why)) {
-        ct_err_wrap(&g->why, CT_MANIFEST_NAME);
-    } else {
-        (void)ct_manifest_parse(text.data, text.len, s->keys, &g->manifest, &g->why);
-    }
-    if (!g->manifest) {
-        if (g->dir[0]) {
-            ct_err_wrap(&g->why, "%s", g->dir);
-        }
-        ct_log(CT_LOG_WARN, "%s", g->why.msg);
-    }
-    kvfs_opened_release(&opened);
-}
-
-/* With the judge's lock held. NULL without memory. */
-static struct governed *governed(struct kvfs_serve *s, const char *dir)
-{
-    struct governed *g = s->judge->dirs;
-    while (g && strcmp(g->dir, dir) != 0) {
-        g = g->next;
-    }
-    if (!g) {
-        g = calloc(1, sizeof(*g));
-        if (!g || !(g->dir = strdup(dir))) {
-            free(g);
-            return NULL;
-        }
-        g->next = s->judge->dirs;
-        s->judge->dirs = g;
-        read_manifest(s, g);
-    } else if (!g->manifest && time(NULL) - g->asked >= ABSENT_SECONDS) {
-        read_manifest(s, g);
-    }
-    return g;
-}
-
-struct rule {                     /* what governs a path */
-    struct ct_manifest *manifest; /* a reference, or NULL */
-    char rest[PATH_MAX];          /* the path, relative to its directory */
-    char dir[PATH_MAX];
-    bool refused; /* there is a manifest, and it is not valid: why */
-    struct ct_err why;
-};
-
-/* Whether what `g` says of `dir`, which lies in its directory, takes precedence over a manifest
- * that lies in `dir`: that one may be genuine and of another release. */
-static bool claims(const struct governed *g, const char *dir)
-{
-    return g->manifest && ct_manifest_has_dir(g->manifest, kvfs_path_below(dir, g->dir));
-}
-
-static void take_rule(const struct governed *g, struct rule *out)
-{
-    ct_manifest_unref(out->manifest);
-    out->manifest = g->manifest ? ct_manifest_ref(g->manifest) : NULL;
-    out->refused = !g->manifest;
-    out->why = g->why;
-    (void)snprintf(out->dir, sizeof(out->dir), "%s", g->dir);
-}
-
-/* The nearest manifest at or above the directory of `path` (of a directory its own one), unless one
- * above it lists something there. */
-static int find_rule(struct kvfs_serve *s, const char *path, bool is_dir, struct rule *out,
-                     struct ct_err *err)
-{
-    char dir[PATH_MAX];
-    bool found = false;
-    int r = 0;
-    memset(out, 0, sizeof(*out));
-    (void)snprintf(dir, sizeof(dir), "%s", path);
-    if (!is_dir) {
-        kvfs_path_up(dir);
-    }
-    pthread_mutex_lock(&s->judge->lock);
-    for (;;) {
-        const struct governed *g = governed(s, dir);
-        if (!g) {
-            r = ct_err_set(err, CT_NOMEM, "no memory for manifests");
-            break;
-        }
-        if (g->present && (!found || claims(g, out->dir))) {
-            take_rule(g, out);
-            found = true;
-        }
-        if (!dir[0]) {
-            break;
-        }
-        kvfs_path_up(dir);
-    }
-    pthread_mutex_unlock(&s->judge->lock);
-    if (r) {
-        ct_manifest_unref(out->manifest);
-        return -1;
-    }
-    (void)snprintf(out->rest, sizeof(out->rest), "%s", kvfs_path_below(path, out->dir));
-    return 0;
-}
-
-void kvfs_judge_reload(struct kvfs_serve *s)
-{
-    pthread_mutex_lock(&s->judge->lock);
-    struct governed *g = s->judge->dirs;
-    s->judge->dirs = NULL;
-    pthread_mutex_unlock(&s->judge->lock);
-    while (g) {
-        struct governed *next = g->next;
-        ct_manifest_unref(g->manifest);
-        free(g->dir);
-        free(g);
-        g = next;
-    }
 }
 
 /* ---- verdicts ---- */
@@ -260,7 +100,7 @@ static void judge_entry(const struct ct_entry *e, struct kvfs_found *f)
 
 /* The entry that judges what a path leads to: through listed links, to a file or shard. A directory
  * at the end of links: NULL with *dir. */
-static const struct ct_entry *entry_of(const struct rule *r, const struct kvfs_opened *opened,
+static const struct ct_entry *entry_of(const struct kvfs_rule *r, const struct kvfs_opened *opened,
                                        bool *dir, struct ct_err *why)
 {
     char path[PATH_MAX];
@@ -295,7 +135,7 @@ static const struct ct_entry *entry_of(const struct rule *r, const struct kvfs_o
 }
 
 /* What the manifest says of it: *entry. 0 too when it refuses the file, which is then judged. */
-static int consult_manifest(const struct rule *r, const struct kvfs_opened *opened,
+static int consult_manifest(const struct kvfs_rule *r, const struct kvfs_opened *opened,
                             struct kvfs_found *f, const struct ct_entry **entry, struct ct_err *err)
 {
     struct ct_err why = CT_ERR_INIT;
@@ -313,7 +153,7 @@ static int consult_manifest(const struct rule *r, const struct kvfs_opened *open
     return 0;
 }
 
-static int judge_file(struct kvfs_serve *s, const char *path, const struct rule *r,
+static int judge_file(struct kvfs_serve *s, const char *path, const struct kvfs_rule *r,
                       const struct kvfs_opened *opened, struct kvfs_found *f, struct ct_err *err)
 {
     struct ct_err measured = CT_ERR_INIT;
@@ -342,7 +182,7 @@ static int judge_file(struct kvfs_serve *s, const char *path, const struct rule 
     return result;
 }
 
-static int judge_dir(const struct rule *r, const char *path, const struct kvfs_opened *opened,
+static int judge_dir(const struct kvfs_rule *r, const char *path, const struct kvfs_opened *opened,
                      struct kvfs_found *f, struct ct_err *err)
 {
     f->kind = opened->is_link ? KVFS_NODE_LINK : KVFS_NODE_DIR;
@@ -387,7 +227,7 @@ static int judge_unopened(const struct ct_err *why, const struct kvfs_opened *op
 static int judge_source(struct kvfs_serve *s, const char *path, struct kvfs_found *f,
                         struct kvfs_opened *opened, struct ct_err *err)
 {
-    struct rule r;
+    struct kvfs_rule r;
     struct ct_err why = CT_ERR_INIT;
     *f = (struct kvfs_found){0};
     if (kvfs_source_open(s, path, opened, &why)) {
@@ -404,7 +244,7 @@ static int judge_source(struct kvfs_serve *s, const char *path, struct kvfs_foun
     if (!dir && !S_ISREG(opened->st.st_mode)) {
         return ct_err_set(err, CT_NOTFOUND, "neither file nor directory");
     }
-    if (find_rule(s, path, dir && !opened->is_link, &r, err)) {
+    if (kvfs_judge_rule(s, path, dir && !opened->is_link, &r, err)) {
         return -1;
     }
     int result =
@@ -486,44 +326,4 @@ int kvfs_judge_path(struct kvfs_serve *s, const char *path, struct kvfs_found *f
         }
     }
     return r;
-}
-
-/* ---- for status ---- */
-
-static json_t *missing_of(struct kvfs_serve *s, const char *dir, const struct ct_manifest *m)
-{
-    json_t *all = json_array();
-    for (size_t i = 0; i < ct_manifest_count(m); i++) {
-        char path[PATH_MAX];
-        struct kvfs_opened opened;
-        struct ct_err err = CT_ERR_INIT;
-        const struct ct_entry *e = ct_manifest_at(m, i);
-        if (kvfs_path_join(path, dir, e->path) == 0 && kvfs_source_open(s, path, &opened, &err) &&
-            err.code == CT_NOTFOUND) {
-            json_array_append_new(all, json_string(e->path));
-        }
-        kvfs_opened_release(&opened);
-    }
-    return all;
-}
-
-json_t *kvfs_judge_manifests(struct kvfs_serve *s)
-{
-    json_t *all = json_array();
-    pthread_mutex_lock(&s->judge->lock);
-    for (const struct governed *g = s->judge->dirs; g; g = g->next) {
-        if (g->manifest) {
-            json_array_append_new(
-                all, json_pack("{s:s,s:I,s:I,s:s,s:o}", "directory", g->dir, "generation",
-                               (json_int_t)ct_manifest_generation(g->manifest), "entries",
-                               (json_int_t)ct_manifest_count(g->manifest), "digest",
-                               ct_manifest_digest(g->manifest), "missing",
-                               missing_of(s, g->dir, g->manifest)));
-        } else if (g->present) {
-            json_array_append_new(all,
-                                  json_pack("{s:s,s:s}", "directory", g->dir, "error", g->why.msg));
-        }
-    }
-    pthread_mutex_unlock(&s->judge->lock);
-    return all;
 }

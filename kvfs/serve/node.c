@@ -1,5 +1,6 @@
 #include "kvfs/serve/node.h"
 
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,19 +15,28 @@ struct name { /* a pinned name */
 struct kvfs_table {
     pthread_mutex_t lock;
     struct kvfs_shared *shared;
-    struct kvfs_node **nodes; /* by id; NULL once forgotten */
-    uint64_t next_id, cap;
+    uint64_t next_id;
+    /* Chains of nodes, by id and by what they stand for; `cap` of each, a power of two. Only what
+     * the kernel knows is here: a directory of 100,000 files costs each name the same. */
+    struct kvfs_node **by_id, **by_what;
+    size_t cap, count;
     struct name *pins; /* open addressing by hash of the path; tombstones have node NULL */
     size_t pin_cap, pin_used;
+    unsigned char seed[crypto_shorthash_KEYBYTES]; /* names are chosen by others */
 };
 
-static uint64_t hash_text(const char *p)
+static uint64_t hash_bytes(const struct kvfs_table *t, const void *p, size_t n)
 {
-    uint64_t h = 14695981039346656037U;
-    for (; *p; p++) {
-        h = (h ^ (uint8_t)*p) * 1099511628211U;
-    }
-    return h;
+    unsigned char hash[crypto_shorthash_BYTES];
+    uint64_t v = 0;
+    crypto_shorthash(hash, p, n, t->seed);
+    memcpy(&v, hash, sizeof(v));
+    return v;
+}
+
+static uint64_t hash_text(const struct kvfs_table *t, const char *text)
+{
+    return hash_bytes(t, text, strlen(text));
 }
 
 struct kvfs_table *kvfs_table_new(struct kvfs_shared *shared, struct ct_err *err)
@@ -34,25 +44,95 @@ struct kvfs_table *kvfs_table_new(struct kvfs_shared *shared, struct ct_err *err
     struct kvfs_table *t = calloc(1, sizeof(*t));
     if (t) {
         t->cap = 1024;
-        t->nodes = calloc(t->cap, sizeof(struct kvfs_node *));
+        t->by_id = calloc(t->cap, sizeof(struct kvfs_node *));
+        t->by_what = calloc(t->cap, sizeof(struct kvfs_node *));
     }
-    if (!t || !t->nodes) {
+    if (!t || !t->by_id || !t->by_what) {
+        if (t) {
+            free(t->by_id);
+            free(t->by_what);
+        }
         free(t);
         ct_err_set(err, CT_NOMEM, "no memory for the tree");
         return NULL;
     }
     pthread_mutex_init(&t->lock, NULL);
+    crypto_shorthash_keygen(t->seed);
     t->shared = shared;
     t->next_id = 1;
     return t;
 }
 
+/* With the lock held. */
+static struct kvfs_node *get(const struct kvfs_table *t, uint64_t id)
+{
+    struct kvfs_node *n = t->by_id[id & (t->cap - 1)];
+    while (n && n->id != id) {
+        n = n->next_by_id;
+    }
+    return n;
+}
+
 struct kvfs_node *kvfs_table_get(struct kvfs_table *t, uint64_t id)
 {
     pthread_mutex_lock(&t->lock);
-    struct kvfs_node *n = id < t->next_id ? t->nodes[id] : NULL;
+    struct kvfs_node *n = get(t, id);
     pthread_mutex_unlock(&t->lock);
     return n;
+}
+
+static void link_node(struct kvfs_table *t, struct kvfs_node *n)
+{
+    struct kvfs_node **id = &t->by_id[n->id & (t->cap - 1)];
+    struct kvfs_node **what = &t->by_what[n->what & (t->cap - 1)];
+    n->next_by_id = *id;
+    n->next_by_what = *what;
+    *id = *what = n;
+    t->count++;
+}
+
+static void unlink_node(struct kvfs_table *t, const struct kvfs_node *n)
+{
+    struct kvfs_node **at = &t->by_id[n->id & (t->cap - 1)];
+    while (*at != n) {
+        at = &(*at)->next_by_id;
+    }
+    *at = n->next_by_id;
+    at = &t->by_what[n->what & (t->cap - 1)];
+    while (*at != n) {
+        at = &(*at)->next_by_what;
+    }
+    *at = n->next_by_what;
+    t->count--;
+}
+
+/* Makes room for one more. */
+static int grow(struct kvfs_table *t)
+{
+    if (t->count < t->cap) {
+        return 0;
+    }
+    struct kvfs_table bigger = {.cap = 2 * t->cap};
+    bigger.by_id = calloc(bigger.cap, sizeof(struct kvfs_node *));
+    bigger.by_what = calloc(bigger.cap, sizeof(struct kvfs_node *));
+    if (!bigger.by_id || !bigger.by_what) {
+        free(bigger.by_id);
+        free(bigger.by_what);
+        return -1;
+    }
+    for (size_t i = 0; i < t->cap; i++) {
+        for (struct kvfs_node *n = t->by_id[i]; n;) {
+            struct kvfs_node *next = n->next_by_id;
+            link_node(&bigger, n);
+            n = next;
+        }
+    }
+    free(t->by_id);
+    free(t->by_what);
+    t->by_id = bigger.by_id;
+    t->by_what = bigger.by_what;
+    t->cap = bigger.cap;
+    return 0;
 }
 
 /* ---- nodes ---- */
@@ -130,37 +210,37 @@ static bool is_it(const struct kvfs_node *n, const char *path, const struct kvfs
     return ct_version_same(&n->version, &f->version) && same_verdict(&n->verdict, &f->verdict);
 }
 
-/* Linear over what the kernel knows: some thousands at most, and only for names that are new to
- * it. With the lock held. */
-static struct kvfs_node *find(struct kvfs_table *t, const char *path, const struct kvfs_found *f)
+/* What a node stands for, as far as it takes to find it: is_it() has the last word. */
+static uint64_t what_of(const struct kvfs_table *t, const char *path, const struct kvfs_found *f)
 {
-    for (uint64_t id = t->next_id; id-- > 1;) {
-        struct kvfs_node *n = t->nodes[id];
-        if (n && is_it(n, path, f)) {
-            return n;
-        }
+    const struct ct_version *v = &f->version;
+    const uint64_t file[] = {v->dev, v->ino, v->size, (uint64_t)v->mtime_ns};
+    return f->kind == KVFS_NODE_FILE && v->ino ? hash_bytes(t, file, sizeof(file))
+                                               : hash_text(t, path);
+}
+
+/* With the lock held. */
+static struct kvfs_node *find(const struct kvfs_table *t, const char *path,
+                              const struct kvfs_found *f)
+{
+    uint64_t what = what_of(t, path, f);
+    struct kvfs_node *n = t->by_what[what & (t->cap - 1)];
+    while (n && (n->what != what || !is_it(n, path, f))) {
+        n = n->next_by_what;
     }
-    return NULL;
+    return n;
 }
 
 static struct kvfs_node *new_node(struct kvfs_table *t, const char *path, struct kvfs_found *f)
 {
-    if (t->next_id == t->cap) {
-        struct kvfs_node **nodes = realloc(t->nodes, 2 * t->cap * sizeof(struct kvfs_node *));
-        if (!nodes) {
-            return NULL;
-        }
-        memset(nodes + t->cap, 0, t->cap * sizeof(struct kvfs_node *));
-        t->nodes = nodes;
-        t->cap *= 2;
-    }
-    struct kvfs_node *n = calloc(1, sizeof(*n));
+    struct kvfs_node *n = grow(t) ? NULL : calloc(1, sizeof(*n));
     if (!n || add_path(n, path)) {
         free(n);
         return NULL;
     }
     n->id = t->next_id++;
     n->kind = f->kind;
+    n->what = what_of(t, path, f);
     n->st = f->st;
     n->version = f->version;
     n->verdict = f->verdict;
@@ -170,7 +250,7 @@ static struct kvfs_node *new_node(struct kvfs_table *t, const char *path, struct
     f->target = NULL;
     pthread_mutex_init(&n->lock, NULL);
     pthread_mutex_init(&n->opening, NULL);
-    t->nodes[n->id] = n;
+    link_node(t, n);
     /* Before the kernel hears of it: whoever must invalidate all nodes reads this. */
     __atomic_store_n(&t->shared->highest_node, n->id, __ATOMIC_RELAXED);
     return n;
@@ -204,7 +284,7 @@ struct kvfs_node *kvfs_table_put(struct kvfs_table *t, const char *path, struct 
 
 static size_t pin_slot(const struct kvfs_table *t, const char *path)
 {
-    size_t at = hash_text(path) & (t->pin_cap - 1);
+    size_t at = hash_text(t, path) & (t->pin_cap - 1);
     while (t->pins[at].path && strcmp(t->pins[at].path, path) != 0) {
         at = (at + 1) & (t->pin_cap - 1);
     }
@@ -228,6 +308,7 @@ static int grow_pins(struct kvfs_table *t)
         return 0;
     }
     struct kvfs_table bigger = {.pin_cap = t->pin_cap ? 2 * t->pin_cap : 64};
+    memcpy(bigger.seed, t->seed, sizeof(bigger.seed));
     bigger.pins = calloc(bigger.pin_cap, sizeof(struct name));
     if (!bigger.pins) {
         return -1;
@@ -276,64 +357,35 @@ void kvfs_table_pin(struct kvfs_table *t, struct kvfs_node *node)
 static void free_if_unused(struct kvfs_table *t, struct kvfs_node *n)
 {
     pthread_mutex_lock(&n->lock);
-    bool used = n->lookups || n->pinned || n->open_count || n->busy;
+    bool used = n->lookups || n->pinned || n->open_count || n->busy || n->held || n->content;
     pthread_mutex_unlock(&n->lock);
     if (!used && n->id != 1) {
-        t->nodes[n->id] = NULL;
+        unlink_node(t, n);
         node_free(n);
     }
 }
 
-struct kvfs_content *kvfs_table_let_go(struct kvfs_table *t, struct kvfs_node *n)
+/* With the lock held. Those with content are counted as busy; how many they are. */
+static size_t unpin_nodes(struct kvfs_table *t, struct kvfs_node **files)
 {
-    struct kvfs_content *drop = NULL;
-    pthread_mutex_lock(&t->lock);
-    pthread_mutex_lock(&n->lock);
-    n->busy--;
-    if (!n->busy && !n->open_count && !n->pinned && n->content) {
-        drop = n->content;
-        n->content = NULL;
-        n->busy++; /* until the caller comes again, so that nobody frees it meanwhile */
-    }
-    pthread_mutex_unlock(&n->lock);
-    free_if_unused(t, n);
-    pthread_mutex_unlock(&t->lock);
-    return drop;
-}
-
-/* Nodes whose pin goes, each kept by its `busy`. With the lock held. */
-static struct kvfs_node *unpin_nodes(struct kvfs_table *t)
-{
-    struct kvfs_node *list = NULL;
-    for (uint64_t id = 1; id < t->next_id; id++) {
-        struct kvfs_node *n = t->nodes[id];
-        if (n && n->pinned) {
+    size_t count = 0;
+    for (size_t i = 0; i < t->cap; i++) {
+        for (struct kvfs_node *n = t->by_id[i]; n; n = n->next_by_id) {
             pthread_mutex_lock(&n->lock);
             n->pinned = false;
-            n->busy++;
+            if (n->content) {
+                n->busy++;
+                files[count++] = n;
+            }
             pthread_mutex_unlock(&n->lock);
-            n->next_unpinned = list;
-            list = n;
         }
     }
-    return list;
+    return count;
 }
 
-void kvfs_table_unpin_all(struct kvfs_table *t, void (*settle)(void *ctx, struct kvfs_node *node),
-                          void (*fn)(void *ctx, uint64_t parent, const char *name), void *ctx)
+static void forget_names(struct kvfs_table *t, struct name *pins, size_t cap,
+                         const struct kvfs_unpin *u)
 {
-    pthread_mutex_lock(&t->lock);
-    struct name *pins = t->pins;
-    size_t cap = t->pin_cap;
-    t->pins = NULL;
-    t->pin_cap = t->pin_used = 0;
-    struct kvfs_node *list = unpin_nodes(t);
-    pthread_mutex_unlock(&t->lock);
-    while (list) {
-        struct kvfs_node *n = list;
-        list = n->next_unpinned;
-        settle(ctx, n);
-    }
     for (size_t i = 0; i < cap; i++) {
         if (!pins[i].path) {
             continue;
@@ -349,11 +401,33 @@ void kvfs_table_unpin_all(struct kvfs_table *t, void (*settle)(void *ctx, struct
             pthread_mutex_unlock(&t->lock);
         }
         if (parent) {
-            fn(ctx, parent, slash ? slash + 1 : pins[i].path);
+            u->name(u->ctx, parent, slash ? slash + 1 : pins[i].path);
         }
         free(pins[i].path);
     }
     free(pins);
+}
+
+int kvfs_table_unpin_all(struct kvfs_table *t, const struct kvfs_unpin *u, struct ct_err *err)
+{
+    pthread_mutex_lock(&t->lock);
+    struct kvfs_node **files = calloc(t->count + 1, sizeof(struct kvfs_node *));
+    if (!files) {
+        pthread_mutex_unlock(&t->lock);
+        return ct_err_set(err, CT_NOMEM, "no memory to forget what is pinned");
+    }
+    struct name *pins = t->pins;
+    size_t cap = t->pin_cap;
+    t->pins = NULL;
+    t->pin_cap = t->pin_used = 0;
+    size_t count = unpin_nodes(t, files);
+    pthread_mutex_unlock(&t->lock);
+    forget_names(t, pins, cap, u);
+    for (size_t i = 0; i < count; i++) {
+        u->file(u->ctx, files[i]);
+    }
+    free(files);
+    return 0;
 }
 
 /* ---- the rest ---- */
@@ -361,7 +435,7 @@ void kvfs_table_unpin_all(struct kvfs_table *t, void (*settle)(void *ctx, struct
 void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n)
 {
     pthread_mutex_lock(&t->lock);
-    struct kvfs_node *node = id < t->next_id ? t->nodes[id] : NULL;
+    struct kvfs_node *node = get(t, id);
     if (node) {
         node->lookups -= n < node->lookups ? n : node->lookups;
         free_if_unused(t, node);
@@ -369,12 +443,22 @@ void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n)
     pthread_mutex_unlock(&t->lock);
 }
 
+void kvfs_table_release(struct kvfs_table *t, struct kvfs_node *node)
+{
+    pthread_mutex_lock(&t->lock);
+    pthread_mutex_lock(&node->lock);
+    node->held--;
+    pthread_mutex_unlock(&node->lock);
+    free_if_unused(t, node);
+    pthread_mutex_unlock(&t->lock);
+}
+
 void kvfs_table_each(struct kvfs_table *t, void (*fn)(void *ctx, struct kvfs_node *node), void *ctx)
 {
     pthread_mutex_lock(&t->lock);
-    for (uint64_t id = 1; id < t->next_id; id++) {
-        if (t->nodes[id]) {
-            fn(ctx, t->nodes[id]);
+    for (size_t i = 0; i < t->cap; i++) {
+        for (struct kvfs_node *n = t->by_id[i]; n; n = n->next_by_id) {
+            fn(ctx, n);
         }
     }
     pthread_mutex_unlock(&t->lock);

@@ -61,13 +61,13 @@ struct kvfs_node {
     size_t path_count;
     struct stat st; /* of the source; attributes are made from it (ops_tree.c) */
     char *target;   /* LINK */
+    struct kvfs_node *next_by_id, *next_by_what; /* in the table */
+    uint64_t what;                               /* its key there */
 
     /* FILE only */
     struct ct_version version;
     struct kvfs_verdict verdict;
     struct ct_measure measure; /* MODEL */
-
-    struct kvfs_node *next_unpinned; /* while a reload forgets all pins */
 
     pthread_mutex_t opening; /* held while the content is made: openers share the work */
 
@@ -76,7 +76,8 @@ struct kvfs_node {
     bool pinned;                  /* was opened: under update=pin its names keep yielding it */
     bool stale;                   /* its source changed: every uncached read is ESTALE */
     unsigned open_count;
-    unsigned busy; /* opens and closes on their way: keeps the node as an open does */
+    unsigned busy; /* opens on their way: they keep content and node as an open does */
+    unsigned held; /* by who is taking its content away: keeps the node alone */
     struct ct_err last_error;
     struct kvfs_damage_memo *damage;
     struct kvfs_streams streams;
@@ -116,15 +117,19 @@ struct kvfs_node *kvfs_table_put(struct kvfs_table *t, const char *path, struct 
 struct kvfs_node *kvfs_table_pinned(struct kvfs_table *t, const char *path);
 /* From now on all names of the node yield it. */
 void kvfs_table_pin(struct kvfs_table *t, struct kvfs_node *node);
-/* Forgets all pins. Without a lock, calls settle(ctx, node) for each node, which is to do as after
- * an open, and fn(ctx, parent id, name) for each name. */
-void kvfs_table_unpin_all(struct kvfs_table *t, void (*settle)(void *ctx, struct kvfs_node *node),
-                          void (*fn)(void *ctx, uint64_t parent, const char *name), void *ctx);
-/* Takes one from the node's `busy`. If that was all that kept its content, the content, and the
- * node stays busy: drop what belongs to it and come again. NULL: the node may be gone. */
-struct kvfs_content *kvfs_table_let_go(struct kvfs_table *t, struct kvfs_node *node);
-/* The kernel drops n references. The last one frees the node, unless it is pinned or open. */
+/* Forgets all pins. Without a lock, calls `name` for each name, and `file` for each file that has
+ * content, counted as busy: as if an open of it had just failed. */
+struct kvfs_unpin {
+    void (*name)(void *ctx, uint64_t parent, const char *name);
+    void (*file)(void *ctx, struct kvfs_node *node);
+    void *ctx;
+};
+int kvfs_table_unpin_all(struct kvfs_table *t, const struct kvfs_unpin *u, struct ct_err *err);
+/* The kernel drops n references. The last one frees the node, unless it is pinned or open, or has
+ * content: whoever takes that away frees it, once nothing reads or decrypts for it any more. */
 void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n);
+/* Gives up a hold (node->held). */
+void kvfs_table_release(struct kvfs_table *t, struct kvfs_node *node);
 /* Calls fn for every node; the table is locked meanwhile. */
 void kvfs_table_each(struct kvfs_table *t, void (*fn)(void *ctx, struct kvfs_node *node),
                      void *ctx);

@@ -174,15 +174,25 @@ static void begin(struct kvfs_node *node)
     pthread_mutex_unlock(&node->lock);
 }
 
-/* The last one that has a node open, not pinned, takes its content with it. */
+/* The last one that has a node open, not pinned, takes its content with it. What decrypts ahead for
+ * the node is waited for before anybody may free it. */
 void kvfs_node_end(void *serve, struct kvfs_node *node)
 {
     struct kvfs_serve *s = serve;
-    struct kvfs_content *drop;
-    while ((drop = kvfs_table_let_go(s->table, node))) {
+    struct kvfs_content *drop = NULL;
+    pthread_mutex_lock(&node->lock);
+    node->held++;
+    node->busy--;
+    if (!node->open_count && !node->busy && !node->pinned) {
+        drop = node->content;
+        node->content = NULL;
+    }
+    pthread_mutex_unlock(&node->lock);
+    if (drop) {
         kvfs_chunks_drop(s->chunks, node);
         kvfs_content_unref(drop);
     }
+    kvfs_table_release(s->table, node);
 }
 
 static void close_node(struct kvfs_serve *s, struct kvfs_node *node)

@@ -416,8 +416,12 @@ static void forget_name(void *ctx, uint64_t parent, const char *name)
 static void reload(void *arg)
 {
     struct kvfs_serve *s = arg;
-    kvfs_judge_reload(s);
-    kvfs_table_unpin_all(s->table, kvfs_node_end, forget_name, s);
+    struct ct_err err = CT_ERR_INIT;
+    const struct kvfs_unpin unpin = {forget_name, kvfs_node_end, s};
+    if (kvfs_judge_reload(s, &err) || kvfs_table_unpin_all(s->table, &unpin, &err)) {
+        ct_log(CT_LOG_ERROR, "reload: %s", err.msg);
+        return;
+    }
     ct_log(CT_LOG_INFO, "reloaded");
 }
 

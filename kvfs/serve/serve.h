@@ -1,10 +1,11 @@
 /*
  * The worker's state, and the functions that its parts share.
  *
- * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, open, …),
- * node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds), source.c (asks the
- * supervisor), chunks.c pool.c prefetch.c ops_read.c (the read path), reply.c (errno and the only
- * reply that carries file data), statusdir.c (.kvfs/), seal.c.
+ * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
+ * ops_open.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds), rules.c (which
+ * manifest governs), source.c (asks the supervisor), chunks.c pool.c prefetch.c ops_read.c (the
+ * read path), reply.c (errno and the only reply that carries file data), statusdir.c (.kvfs/),
+ * seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -20,7 +21,7 @@
 #include "kvfs/serve/node.h"
 #include "kvfs/serve/passthrough.h"
 
-struct kvfs_judge;        /* judge.c */
+struct kvfs_judge;        /* rules.c */
 struct kvfs_resident_set; /* resident.c */
 
 struct kvfs_serve {
@@ -63,7 +64,6 @@ int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 
 /* ---- judge.c: what a name is, and what vouches for it ---- */
-struct kvfs_judge *kvfs_judge_new(struct ct_err *err);
 /* Judges the name `path` of the view ("" is the root). 0: `found` and `opened` are filled and owned
  * by the caller (kvfs_found_release(), kvfs_opened_release()); opened->fd is -1 for what cannot be
  * opened. -1: CT_NOTFOUND when the view does not show it; CT_NOMEM. A file that is refused is
@@ -73,11 +73,14 @@ int kvfs_judge_path(struct kvfs_serve *s, const char *path, struct kvfs_found *f
 void kvfs_found_release(struct kvfs_found *f);
 /* "x.cryptotensors" → "x.safetensors" in place of the name that readdir shows; false: not shown. */
 bool kvfs_judge_view_name(const char *name, char *out, size_t cap);
-/* The manifest that governs a directory, as [{directory, generation, digest, error, missing:[…]}].
- */
+
+/* ---- rules.c: the manifests ---- */
+struct kvfs_judge *kvfs_judge_new(struct ct_err *err);
+/* Those that were met, as [{directory, generation, entries, digest, missing:[…]} or {directory,
+ * error}]. */
 json_t *kvfs_judge_manifests(struct kvfs_serve *s);
 /* Forgets what manifests were read: for reload. */
-void kvfs_judge_reload(struct kvfs_serve *s);
+int kvfs_judge_reload(struct kvfs_serve *s, struct ct_err *err);
 
 /* ---- ops_tree.c, ops_open.c ---- */
 extern const struct fuse_lowlevel_ops kvfs_ops;

@@ -71,9 +71,11 @@ void kvfs_op_init(void *userdata, struct fuse_conn_info *conn)
     conn->max_readahead = MAX_READ;
     conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_WRITE |
                               FUSE_CAP_SPLICE_MOVE | FUSE_CAP_SPLICE_READ);
-    conn->want |=
-        conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
-                         FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS);
+    /* Always readdirplus: what a name is must be judged in any case, and what a plain readdir finds
+     * would be forgotten again at once, while ids are never reused. */
+    conn->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
+    conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS |
+                                   FUSE_CAP_READDIRPLUS | FUSE_CAP_CACHE_SYMLINKS);
 }
 
 struct kvfs_passthrough *kvfs_passthrough_of(void *userdata)

@@ -31,10 +31,11 @@ PATHS = ["input.uid", "input.host", "input.unix", "input.path", "input.model", "
          "input.guard.profile", "input.guard.findings", "input.tags", "input.tags[0]", "input.tags[1]",
          "input.tags[7]", "input.zero", "input.empty", "input.nul", "input.f", "input.missing",
          "input.guard.missing", 'input["host"]', 'input["no such"]', "input.kvfs.version", "input.time",
-         "input.missing.deeper", "input.guard"]
+         "input.missing.deeper", "input.guard", "input.default", "input.if", "input.contains",
+         "input.data"]
 STRINGS = ['"node-7"', '"node-"', '"prod"', '"eu"', '"strict"', '""', '"llama"', '".safetensors"',
-           '"\\u00e9"', "`raw`", '"0.1.0"', '"acme/llama"', '"a#b"', '"z"']
-NUMBERS = ["0", "1", "2", "1000", "1001", "999", "1.5", "1.0", "1795428000", "-1", "1800000000", "0.1"]
+           '"\\u00e9"', '"\\ud83d\\ude00"', "`raw`", '"0.1.0"', '"acme/llama"', '"a#b"', '"z"']
+NUMBERS = ["0", "1", "2", "1000", "1001", "999", "1.5", "1.0", "1795428000", "-1", "- 1", "1800000000", "0.1"]
 CONSTANTS = ["true", "false", "null"]
 
 
@@ -113,7 +114,8 @@ class Generator:
             lines += self.statement(names, number)
         if len(lines) == 1 and self.chance(0.4):
             return f"if {lines[0]}"
-        return "if {" + self.pick("; ", "\n  ", " ;\n").join([""] + lines)[2:] + "\n}" \
+        return "if {" + self.pick("; ", "\n  ", " ;\n").join([""] + lines)[2:] + \
+            self.pick("\n}", "\n}", ";\n}") \
             if self.chance(0.5) else "if {\n  " + "\n  ".join(lines) + "\n}"
 
     def rule(self, name, rules):

@@ -2,11 +2,15 @@
 """Source directories that somebody else arranged: trees bent so that a signed path would yield
 another one's content, names that would hide what the mount says of itself, sizes that no disk has."""
 import errno
+import fcntl
 import json
+import mmap
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import time
 
 from kvfstest import ROOT, Checks, Mount, kvfs, workdir
 
@@ -131,6 +135,55 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def many(checks, keys):
+    source = Source(keys, manifest=False)
+    took = {}
+    with source.mount() as m, checks.check("large directories: one id a file, however often they are listed"):
+        for count in 2000, 20000:
+            directory = os.path.join(m.path, str(count))
+            os.mkdir(source.file(str(count)))
+            for number in range(count):
+                with open(source.file(str(count), f"{number:05d}.json"), "w", encoding="utf-8"):
+                    pass
+            before = os.stat(directory).st_ino
+            for _ in range(3):
+                assert len(os.listdir(directory)) == count
+            start = time.monotonic()
+            subprocess.run(["ls", "-l", directory], stdout=subprocess.DEVNULL, check=True)
+            took[count] = time.monotonic() - start
+            ids = max(file["node"] for file in m.status()["files"]) - before
+            assert ids < count + 100, f"{ids} ids for {count} files"
+        checks.note(f"ls -l: {took[2000]:.2f} s for 2000 files, {took[20000]:.2f} s for 20000")
+
+
+def forgotten_while_read_ahead(checks, keys):
+    """Version 1: what is decrypted ahead takes as long as its whole tensor does."""
+    plain, encrypted = (os.path.join(workdir(), name) for name in ("long", "long-encrypted"))
+    os.mkdir(plain)
+    os.mkdir(encrypted)
+    header = json.dumps({"a": {"dtype": "U8", "shape": [2 << 20], "data_offsets": [0, 2 << 20]},
+                         "b": {"dtype": "U8", "shape": [32 << 20],
+                               "data_offsets": [2 << 20, 34 << 20]}}).encode()
+    with open(os.path.join(plain, SHARD), "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + (34 << 20))
+    kvfs("encrypt", "-q", "--format-version", "1", os.path.join(plain, SHARD), "-o",
+         os.path.join(encrypted, SHARD), "--key", keys + "/owner.jwks")
+    buffer = mmap.mmap(-1, 131072)
+    with checks.check("reload, and the kernel forgets, while the worker reads ahead"):
+        with Mount(encrypted, keys=[keys + "/reader.jwks"]) as m, \
+                open(os.path.join(m.path, ".kvfs/status.json"), "rb") as status:
+            for _ in range(10):
+                fd = os.open(os.path.join(m.path, SHARD), os.O_RDONLY | os.O_DIRECT)
+                for turn in range(3):
+                    os.preadv(fd, [buffer], turn << 17)
+                os.close(fd)
+                fcntl.ioctl(status, ord("k") << 8 | 1)
+                with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+                    caches.write("2")
+            assert m.status()["worker"] and os.path.exists(f"/proc/{m.worker}")
+
+
 def main():
     checks = Checks()
     keys = os.path.join(workdir(), "keys")
@@ -138,6 +191,8 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    many(checks, keys)
+    forgotten_while_read_ahead(checks, keys)
     return checks.finish()
 
 

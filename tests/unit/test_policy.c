@@ -71,6 +71,15 @@ static const struct {
     {"package model\nallow if { not startswith(1, \"a\") }", "take strings"},
     {"package model\nallow if { input.host.name == 1 }", "neither object nor array"},
     {"package modeller\nallow = true", "only `model`"},
+    {"package model\nallow if { not input.default }", "the word `default`"},
+    {"package model\nx := {\"if\": 1}\nallow if { x.if == 1 }", "the word `if`"},
+    {"package model\nallow if { input.contains == 1 }", "undefined"},
+    {"package model\nallow if { - 1 < 0 }", "arithmetic"},
+    {"package model\nallow if { true; }", "`;` before"},
+    {"package model\nallow if { true;\n\n}", "`;` before"},
+    {"package model\nallow if { true;\n true }", NULL},
+    {"package model\nallow if { count(\"\\u00e9\") == 1 }", NULL},
+    {"package model\nallow if { count(\"\\ud83d\\ude00\") == 1 }", "above U+FFFF"},
 };
 
 static bool names_one(const char *message, const char *alternatives)
@@ -120,6 +129,24 @@ Test(policy, bounds)
     }
     cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
     cr_expect(strstr(err.msg, "deeper"), "%s", err.msg);
+
+    text.len = 0;
+    ct_buf_puts(&text, "package model\nallow if { not input");
+    for (int i = 0; i < 30000; i++) {
+        ct_buf_puts(&text, ".a");
+    }
+    ct_buf_puts(&text, " }\n");
+    cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
+    cr_expect(strstr(err.msg, "deeper"), "%s", err.msg);
+
+    /* Two values that share their parts, and would take 2^40 comparisons. */
+    text.len = 0;
+    ct_buf_puts(&text, "package model\na0 := [1]\nb0 := [1]\nallow if { a40 == b40 }\n");
+    for (int i = 0; i < 40; i++) {
+        ct_buf_printf(&text, "a%d := [a%d, a%d]\nb%d := [b%d, b%d]\n", i + 1, i, i, i + 1, i, i);
+    }
+    cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
+    cr_expect(strstr(err.msg, "steps"), "%s", err.msg);
 
     /* Nested iterations: stopped, not endless. */
     text.len = 0;
