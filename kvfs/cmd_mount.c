@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "format/base/log.h"
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/keys_in.h"
 #include "kvfs/mount/logsink.h"
@@ -37,6 +38,7 @@ static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_k
     if (kvfs_options_complete(o, err)) {
         return -1;
     }
+    ct_log_set_level((enum ct_level)o->config.log_level);
     job->source_fd = kvfs_place_source(&o->config, err);
     if (job->source_fd < 0 || kvfs_place_mountpoint(&o->config, o->nonempty, err) ||
         kvfs_keys_open(&o->keys, env_keys, job->keys, err)) {

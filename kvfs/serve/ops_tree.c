@@ -21,13 +21,21 @@ static double attr_seconds(const struct kvfs_node *n)
     return n->kind == KVFS_NODE_FILE ? 3600.0 : 1.0;
 }
 
+/* The source's, so that it stays when the kernel forgets a node and looks it up anew; a link to a
+ * directory is something else than the directory. */
+static ino_t inode_number(const struct kvfs_node *n)
+{
+    ino_t link = n->kind == KVFS_NODE_LINK ? (ino_t)1 << 61 : 0;
+    return n->st.st_ino ? n->st.st_ino ^ link : n->id;
+}
+
 void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, struct stat *st)
 {
     bool dir = n->kind == KVFS_NODE_DIR;
     mode_t mode =
         s->config.umask_set ? (dir ? 0555 : 0444) & ~(mode_t)s->config.umask : (dir ? 0550 : 0440);
     memset(st, 0, sizeof(*st));
-    st->st_ino = n->id;
+    st->st_ino = inode_number(n);
     st->st_nlink = dir ? 2 : 1;
     st->st_uid = s->config.uid;
     st->st_gid = s->config.gid;

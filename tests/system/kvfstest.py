@@ -224,7 +224,7 @@ def outcome(path):
     try:
         return read_all(path)
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return "EOPNOTSUPP" if error.errno == errno.EOPNOTSUPP else errno.errorcode[error.errno]
 
 
 def as_user(uid, gid=None):

@@ -9,6 +9,7 @@
  *   ct_tool check    KEYS DIR                               lists DIR/kvfs.manifest
  *
  *   -v VERSION  -c CHUNK-SIZE  -t TENSOR (only these; again for more)  -j THREADS  -p POLICY
+ *   -m URI  -s URI  where the header says the master key and the signing key are to be had (jku)
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,6 +24,7 @@ static struct ct_err err;
 static struct ct_write_options options = {.version = 2, .chunk_size = CT_CHUNK_DEFAULT};
 static const char *chosen[1024];
 static size_t chosen_count;
+static struct ct_span master_jku, sign_jku;
 
 static int report(const char *what)
 {
@@ -66,7 +68,7 @@ static struct ct_source *open_source(int dirfd, const char *path, struct ct_vers
 static struct ct_write_keys choose_keys(struct ct_keyring *r, const char *kid, const char *sign)
 {
     uint8_t pub[CT_ED25519_PUB];
-    struct ct_write_keys k = {0};
+    struct ct_write_keys k = {.master_jku = master_jku, .sign_jku = sign_jku};
     if (ct_keyring_master(r, kid, &k.master, &k.alg, &k.master_kid, &err) ||
         ct_keyring_signer(r, sign, &k.seed, &k.sign_kid, pub, &err)) {
         exit(report("keys"));
@@ -244,7 +246,7 @@ static int usage(void)
 
 static int read_options(int argc, char **argv)
 {
-    for (int c = 0; (c = getopt(argc, argv, "+v:c:t:j:p:")) != -1;) {
+    for (int c = 0; (c = getopt(argc, argv, "+v:c:t:j:p:m:s:")) != -1;) {
         switch (c) {
         case 'v':
             options.version = (int)strtol(optarg, NULL, 10);
@@ -257,6 +259,12 @@ static int read_options(int argc, char **argv)
             break;
         case 'p':
             options.policy_local = optarg;
+            break;
+        case 'm':
+            master_jku = (struct ct_span){optarg, strlen(optarg)};
+            break;
+        case 's':
+            sign_jku = (struct ct_span){optarg, strlen(optarg)};
             break;
         case 't':
             if (chosen_count < sizeof(chosen) / sizeof(*chosen)) {
