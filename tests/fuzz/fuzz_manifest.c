@@ -3,28 +3,15 @@
  * signature; the first byte chooses. 0: payload; 1: protected header (over a good payload);
  * otherwise: the whole object as it is, signed by nobody.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "format/jws.h"
 #include "format/manifest.h"
-
-/* assert() that is there in every configuration. */
-#define MUST(x)                                                                                    \
-    do {                                                                                           \
-        if (!(x)) {                                                                                \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
+#include "tests/fuzz/fuzz.h"
 
 #define TYP "kvfs-manifest+json"
 
 static const struct ct_span kid = {"f", 1};
 static uint8_t public_key[CT_ED25519_PUB];
 static struct ct_secret *seed;
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int verify(struct ct_keysource *ks, const struct ct_keyref *ref,
                   uint8_t pub[static CT_ED25519_PUB], struct ct_err *err)
@@ -49,6 +36,23 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         abort();
     }
     return 0;
+}
+
+/* All but the first byte is JSON: most mutations leave it so. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned number)
+{
+    struct rng r = rng_of(number);
+    ct_autobuf text = {0};
+    if (size < 2 || rnd(&r, 3) == 0) {
+        return LLVMFuzzerMutate(data, size, max);
+    }
+    ct_buf_put(&text, data + 1, size - 1);
+    mutate_json(&text, &r);
+    if (text.len >= max) {
+        return LLVMFuzzerMutate(data, size, max);
+    }
+    memcpy(data + 1, text.data, text.len);
+    return text.len + 1;
 }
 
 /* What was accepted keeps every promise that the header file makes, and is written alike. */
