@@ -116,6 +116,8 @@ static int open_with(const struct expected *x, struct ct_open how, struct ct_key
     how.keys = ct_keyring_source(ring);
     int r = ct_model_open(&how, out, &err);
     MUST(r == 0 ? *out != NULL : !*out && err.code != CT_OK && err.msg[0]);
+    MUST(r == 0 ||
+         (ct_err_errno(&err) > 0 && strcmp(ct_errno_name(ct_err_errno(&err)), "E?") != 0));
     return r ? (int)err.code : 0;
 }
 
@@ -374,6 +376,7 @@ static void check_open(const struct expected *x, struct ct_model *m, const uint8
     ct_model_info(m, &info);
     check_info(x, m);
     check_reads(x, m, at, false);
+    MUST(ct_model_version(m)->size == x->file->size);
     check_policy(x, ring, m);
     int r = open_with(x, (struct ct_open){.refuse_unencrypted = true}, ring, &strict);
     MUST(r == (info.unauthenticated_bytes ? CT_REJECTED : 0));

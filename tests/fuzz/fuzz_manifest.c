@@ -67,6 +67,13 @@ static void check(const struct ct_manifest *m)
         const struct ct_entry *e = ct_manifest_at(m, i);
         MUST(ct_manifest_find(m, e->path) == e);
         MUST(e->path[0] && e->path[0] != '/' && !strstr(e->path, "//"));
+        char *slash = NULL;
+        ct_autofree char *parent = strdup(e->path);
+        MUST(parent && ct_manifest_has_dir(m, "") && !ct_manifest_has_dir(m, e->path));
+        while ((slash = strrchr(parent, '/'))) {
+            *slash = '\0';
+            MUST(ct_manifest_has_dir(m, parent) && !ct_manifest_find(m, parent));
+        }
         MUST(i == 0 || strcmp(ct_manifest_at(m, i - 1)->path, e->path) < 0);
         if (ct_manifest_builder_add(b, e, &err)) {
             abort();
@@ -77,6 +84,7 @@ static void check(const struct ct_manifest *m)
         abort();
     }
     MUST(ct_manifest_count(again) == ct_manifest_count(m));
+    MUST(strlen(ct_manifest_digest(again)) == 2 * CT_DIGEST);
     ct_manifest_unref(again);
     ct_manifest_builder_free(b);
 }

@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 
+#include "format/base/sha256.h"
 #include "format/canon.h"
 #include "format/model.h"
 #include "format/writer.h"
@@ -230,6 +231,32 @@ static void write_all(struct job *job, const struct ct_header *h)
     MUST(dir >= 0);
 }
 
+/* As a side file. */
+static void copy(struct model_file *f)
+{
+    struct ct_version v = model_file_version(f);
+    struct ct_version now;
+    struct ct_entry entry;
+    struct ct_entry_arena *arena = NULL;
+    uint8_t digest[CT_DIGEST];
+    ct_autobuf text = {0};
+    MUST(ct_copy_file(&f->source, &v, NULL, dir, "s", 0600, &entry, &arena, NULL) == 0);
+    struct ct_source *s = source_of("s", &now);
+    MUST(now.size == f->size && entry.size == f->size && entry.kind == CT_ENTRY_FILE);
+    uint8_t *p = ct_buf_reserve(&text, now.size);
+    MUST(p && ct_source_read(s, p, now.size, 0, &now, NULL) == 0);
+    MUST(ct_sha256(p, now.size, digest, NULL) == 0 && memcmp(digest, entry.sha256, CT_DIGEST) == 0);
+    for (size_t at = 0; at < now.size && entry.pieces.count; at += CT_DIGEST_PIECE) {
+        size_t n = now.size - at < CT_DIGEST_PIECE ? now.size - at : CT_DIGEST_PIECE;
+        MUST(ct_digests_check(&entry.pieces, at, p + at, n, NULL) == 0);
+        p[at] ^= 1;
+        MUST(ct_digests_check(&entry.pieces, at, p + at, n, NULL) == -1);
+    }
+    ct_source_close(s);
+    ct_entry_arena_free(arena);
+    MUST(unlinkat(dir, "s", 0) == 0);
+}
+
 static unsigned hash(const uint8_t *p, size_t n)
 {
     unsigned h = 2166136261;
@@ -253,6 +280,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         model_file_read(&f, CT_PREFIX + h->json_len, body, h->body_len);
         job.plain.len += h->body_len;
         write_all(&job, h);
+        copy(&f);
     }
     ct_buf_free(&job.plain);
     ct_header_free(h);
