@@ -231,14 +231,15 @@ static void check_reads(const struct expected *x, struct ct_model *m, uint64_t a
 {
     ct_autofree uint8_t *buf = malloc(CT_EXTENT_MAX);
     MUST(buf);
-    read_all(x, m, buf);
     if (x->header->body_len == 0) {
+        read_all(x, m, buf);
         return;
     }
-    read_flipped(x, m, at, vouched, buf);
-    x->file->fail_at = x->body_at + at;
+    x->file->fail_at = x->body_at + at; /* before anything was authenticated */
     read_fails(m, at, buf, CT_IO);
     x->file->fail_at = UINT64_MAX;
+    read_all(x, m, buf);
+    read_flipped(x, m, at, vouched, buf);
     x->file->mtime_ns = 1;
     read_fails(m, at, buf, CT_STALE);
     MUST(ct_model_check(m, NULL) == -1);
@@ -287,6 +288,9 @@ static void check_manifest(const struct expected *x, struct ct_keyring *ring, ui
     MUST(ct_shard_entry(&x->file->source, &v, ct_keyring_source(ring), &entry, &arena, NULL) == 0);
     entry.path = "d/m";
     MUST(ct_manifest_builder_add(b, &entry, NULL) == 0);
+    entry.path = "d/other";
+    entry.sha256[at % CT_DIGEST] ^= 1;
+    MUST(ct_manifest_builder_add(b, &entry, NULL) == 0);
     MUST(ct_manifest_builder_sign(b, seed, kid, &jws, NULL) == 0);
     MUST(ct_manifest_parse(jws.data, jws.len, ct_keyring_source(ring), &manifest, NULL) == 0);
     MUST(open_with(x, (struct ct_open){.manifest = manifest, .path = "d/m"}, ring, &m) == 0);
@@ -294,6 +298,8 @@ static void check_manifest(const struct expected *x, struct ct_keyring *ring, ui
     check_reads(x, m, at, true);
     ct_model_unref(m);
     MUST(open_with(x, (struct ct_open){.manifest = manifest, .path = "d"}, ring, &m) ==
+         CT_REJECTED);
+    MUST(open_with(x, (struct ct_open){.manifest = manifest, .path = "d/other"}, ring, &m) ==
          CT_REJECTED);
     ct_manifest_unref(manifest);
     ct_manifest_builder_free(b);
@@ -329,6 +335,8 @@ static void check_rewrapped(const struct expected *x, struct ct_keyring *ring, c
     check_info(x, m);
     check_reads(x, m, at, false);
     ct_model_unref(m);
+    how.header_len = at < out.len ? (size_t)at : out.len - 1;
+    MUST(open_with(x, how, ring, &m) == CT_MALFORMED);
 }
 
 /* What rekey reads from. */

@@ -257,6 +257,22 @@ static void copy(struct model_file *f)
     MUST(unlinkat(dir, "s", 0) == 0);
 }
 
+/* The input itself, which may be encrypted, and may be signed by a key that we have. */
+static void write_raw(struct model_file *f, struct job *job)
+{
+    struct ct_version v = model_file_version(f);
+    struct ct_write_options opt = job->opt;
+    const struct ct_write_keys keys = some_keys(&job->r);
+    opt.choose = NULL;
+    int r = ct_encrypt_file(&f->source, &v, &keys, &opt, dir, "e", NULL, NULL, NULL);
+    MUST((unlinkat(dir, "e", 0) == 0) == (r == 0));
+    r = ct_rekey_file(&f->source, &v, ct_keyring_source(ring), &keys, &opt, dir, "e", NULL, NULL,
+                      NULL);
+    MUST((unlinkat(dir, "e", 0) == 0) == (r == 0));
+    r = ct_rewrap_file(&f->source, &v, ct_keyring_source(ring), &keys, &opt, dir, "e", NULL);
+    MUST((unlinkat(dir, "e", 0) == 0) == (r == 0));
+}
+
 static unsigned hash(const uint8_t *p, size_t n)
 {
     unsigned h = 2166136261;
@@ -281,6 +297,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         job.plain.len += h->body_len;
         write_all(&job, h);
         copy(&f);
+        write_raw(&f, &job);
     }
     ct_buf_free(&job.plain);
     ct_header_free(h);

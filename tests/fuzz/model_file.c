@@ -2,6 +2,8 @@
 
 #include <jansson.h>
 
+#include "format/model.h"
+
 void model_file_read(const struct model_file *f, uint64_t at, uint8_t *buf, size_t n)
 {
     size_t have = at < f->n ? f->n - (size_t)at : 0;
@@ -72,7 +74,8 @@ void model_file_init(struct model_file *f, const uint8_t *p, size_t n)
     uint64_t json_len = n < CT_PREFIX ? UINT64_MAX : ct_le64(p);
     if (json_len <= n - CT_PREFIX) {
         uint64_t body = body_of(p + CT_PREFIX, json_len);
-        if (body <= BODY_MAX && CT_PREFIX + json_len + body > n) {
+        bool sparse = body > CT_BODY_MAX; /* which is refused at once */
+        if ((body <= BODY_MAX || sparse) && CT_PREFIX + json_len + body > n) {
             f->size = CT_PREFIX + json_len + body;
         }
     }

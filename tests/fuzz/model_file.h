@@ -23,7 +23,8 @@ struct model_file {
     uint64_t flip_at; /* this byte has a bit changed; UINT64_MAX: none */
 };
 
-/* The file with the size that its header gives it, if that is within bounds; its own otherwise. */
+/* The file with the size that its header gives it, if that can be read or is refused for what it
+ * is; its own otherwise. */
 void model_file_init(struct model_file *f, const uint8_t *p, size_t n);
 struct ct_version model_file_version(const struct model_file *f);
 void model_file_read(const struct model_file *f, uint64_t at, uint8_t *buf, size_t n);

@@ -87,7 +87,7 @@ static void tag_of(struct ct_aead *a, const uint8_t *iv, const uint8_t *cipher, 
 
 static int seal_tensor(const struct model_file *f, const struct ct_header *h, size_t i,
                        const struct ct_keys_field *k, struct ct_aead *master,
-                       struct ct_encrypted *e, struct ct_arena *arena)
+                       struct ct_encrypted *e, struct ct_arena *arena, struct rng *r)
 {
     const struct ct_tensor *t = &h->tensors[i];
     const size_t key_len = ct_alg_key_len(k->enc.alg);
@@ -101,6 +101,9 @@ static int seal_tensor(const struct model_file *f, const struct ct_header *h, si
     fill(dek, sizeof(dek), i, 1);
     fill(e->key_iv, CT_IV_LEN, i, 2);
     fill(e->iv, CT_IV_LEN, i, 3);
+    if (rnd(r, 8) == 0) { /* the last counters there are, or one too many */
+        ct_put_be32(e->iv + 8, UINT32_MAX - (uint32_t)count + rnd(r, 3));
+    }
     e->encrypted = true;
     e->tag_count = (uint32_t)count;
     uint8_t *tags = ct_arena_alloc(arena, count, CT_TAG_LEN, NULL);
@@ -163,7 +166,7 @@ int reseal(const struct model_file *f, const struct ct_header *h, const struct c
     for (size_t i = 0; ret == 0 && i < h->tensor_count; i++) {
         bool wanted = listed ? old.entries[i].encrypted : rnd(r, 4);
         if (wanted != (rnd(r, 16) == 0)) {
-            ret = seal_tensor(f, h, i, &k, a, &enc.entries[i], &arena);
+            ret = seal_tensor(f, h, i, &k, a, &enc.entries[i], &arena, r);
         }
     }
     if (ret == 0) {

@@ -145,8 +145,14 @@ static void remove_value(const struct slot *at)
 
 static void insert(json_t *into, json_t *value, struct rng *r)
 {
-    char name[8];
-    (void)snprintf(name, sizeof(name), "n%u", rnd(r, 20));
+    static const char *const names[] = {
+        "a",    "b",    "__metadata__", "dtype",      "shape",  "data_offsets",
+        "kty",  "alg",  "kid",          "jku",        "crv",    "k",
+        "d",    "x",    "enc_algo",     "chunk_size", "remote", "path",
+        "kind", "size", "target",       "pieces",     "plain",  "begin",
+        "end",  "keys", "generation",   "sha256",
+    };
+    const char *name = names[rnd(r, sizeof(names) / sizeof(names[0]))];
     if (json_is_object(into)) {
         json_object_set_new(into, name, value);
     } else if (json_is_array(into)) {
@@ -154,6 +160,29 @@ static void insert(json_t *into, json_t *value, struct rng *r)
     } else {
         json_decref(value);
     }
+}
+
+/* Gives one member the name of another: twice in an object at times, which no tree can have. */
+static void repeat_name(struct ct_buf *text, struct rng *r)
+{
+    size_t begin[2] = {0};
+    size_t end[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        size_t from = rnd(r, (uint32_t)text->len);
+        const uint8_t *p = memmem(text->data + from, text->len - from, "\":", 2);
+        const uint8_t *open = p ? memrchr(text->data, '"', (size_t)(p - text->data)) : NULL;
+        if (!open) {
+            return;
+        }
+        begin[i] = (size_t)(open - text->data);
+        end[i] = (size_t)(p - text->data);
+    }
+    ct_autobuf out = {0};
+    ct_buf_put(&out, text->data, begin[0]);
+    ct_buf_put(&out, text->data + begin[1], end[1] - begin[1]);
+    ct_buf_put(&out, text->data + end[0], text->len - end[0]);
+    text->len = 0;
+    ct_buf_put(text, out.data, out.len);
 }
 
 static void mutate_tree(json_t *root, struct rng *r, int nesting);
@@ -167,7 +196,12 @@ static json_t *mutate_nested(const json_t *s, struct rng *r, int nesting)
     }
     mutate_tree(root, r, nesting - 1);
     char *text = json_dumps(root, JSON_COMPACT);
-    json_t *out = text ? json_string(text) : NULL;
+    ct_autobuf spelt = {0};
+    ct_buf_puts(&spelt, text ? text : "");
+    if (spelt.len && rnd(r, 32) == 0) {
+        repeat_name(&spelt, r);
+    }
+    json_t *out = json_stringn(spelt.len ? (char *)spelt.data : "", spelt.len);
     json_decref(root);
     ct_wiping_free(text);
     return out;
@@ -233,6 +267,9 @@ void mutate_json(struct ct_buf *text, struct rng *r)
     if (out) {
         text->len = 0;
         ct_buf_puts(text, out);
+    }
+    if (text->len && rnd(r, 32) == 0) {
+        repeat_name(text, r);
     }
     ct_wiping_free(out);
     json_decref(root);
