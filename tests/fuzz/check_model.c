@@ -160,7 +160,16 @@ static void check_extent(const struct expected *x, const struct ct_extent *e, co
     }
 }
 
-static void read_all(const struct expected *x, struct ct_model *m, uint8_t *buf)
+/* Room for one extent, and not a byte more. */
+static uint8_t *room_for(const struct ct_extent *e)
+{
+    uint8_t *buf = malloc(e->len);
+    MUST(buf);
+    memset(buf, 0xaa, e->len);
+    return buf;
+}
+
+static void read_all(const struct expected *x, struct ct_model *m)
 {
     uint64_t at = 0;
     for (uint32_t i = 0; i < ct_model_extent_count(m); i++) {
@@ -170,9 +179,10 @@ static void read_all(const struct expected *x, struct ct_model *m, uint8_t *buf)
         MUST(e.begin == at && e.len > 0 && e.len <= CT_EXTENT_MAX);
         MUST(ct_model_extent_at(m, e.begin) == i);
         MUST(ct_model_extent_at(m, e.begin + e.len - 1) == i);
-        memset(buf, 0xaa, e.len);
+        uint8_t *buf = room_for(&e);
         MUST(ct_model_read(m, i, buf, &d, NULL) == 0);
         check_extent(x, &e, buf, &d);
+        free(buf);
         ct_damages_free(&d);
         at += e.len;
     }
@@ -180,29 +190,30 @@ static void read_all(const struct expected *x, struct ct_model *m, uint8_t *buf)
 }
 
 /* The extent at `at`, which is to fail as a whole. */
-static void read_fails(struct ct_model *m, uint64_t at, uint8_t *buf, enum ct_code code)
+static void read_fails(struct ct_model *m, uint64_t at, enum ct_code code)
 {
     struct ct_extent e;
     struct ct_damages d = {0};
     struct ct_err err = CT_ERR_INIT;
     uint32_t i = ct_model_extent_at(m, at);
     ct_model_extent(m, i, &e);
-    memset(buf, 0xaa, e.len);
+    uint8_t *buf = room_for(&e);
     MUST(ct_model_read(m, i, buf, &d, &err) == -1 && err.code == code && d.count == 0);
     for (uint32_t k = 0; k < e.len; k++) {
         MUST(buf[k] == 0);
     }
+    free(buf);
 }
 
 /* A bit changes in the source, once it was read and authenticated: nothing but its own message
  * suffers, and where something vouches for it, it is not shown. */
-static void read_flipped(const struct expected *x, struct ct_model *m, uint64_t at, bool vouched,
-                         uint8_t *buf)
+static void read_flipped(const struct expected *x, struct ct_model *m, uint64_t at, bool vouched)
 {
     struct ct_extent e;
     struct ct_damages d = {0};
     uint32_t i = ct_model_extent_at(m, at);
     ct_model_extent(m, i, &e);
+    uint8_t *buf = room_for(&e);
     x->file->flip_at = x->body_at + at;
     MUST(ct_model_read(m, i, buf, &d, NULL) == 0);
     check_damages(&d, &e);
@@ -214,6 +225,7 @@ static void read_flipped(const struct expected *x, struct ct_model *m, uint64_t 
         MUST(damaged || x->good[e.begin + k]);
     }
     ct_damages_free(&d);
+    free(buf);
     x->file->flip_at = UINT64_MAX;
 }
 
@@ -229,22 +241,20 @@ static uint64_t some_byte(const struct expected *x, const uint8_t *raw, size_t n
 
 static void check_reads(const struct expected *x, struct ct_model *m, uint64_t at, bool vouched)
 {
-    ct_autofree uint8_t *buf = malloc(CT_EXTENT_MAX);
-    MUST(buf);
     if (x->header->body_len == 0) {
-        read_all(x, m, buf);
+        read_all(x, m);
         return;
     }
     x->file->fail_at = x->body_at + at; /* before anything was authenticated */
-    read_fails(m, at, buf, CT_IO);
+    read_fails(m, at, CT_IO);
     x->file->fail_at = UINT64_MAX;
-    read_all(x, m, buf);
-    read_flipped(x, m, at, vouched, buf);
+    read_all(x, m);
+    read_flipped(x, m, at, vouched);
     x->file->mtime_ns = 1;
-    read_fails(m, at, buf, CT_STALE);
+    read_fails(m, at, CT_STALE);
     MUST(ct_model_check(m, NULL) == -1);
     x->file->mtime_ns = 0;
-    read_all(x, m, buf);
+    read_all(x, m);
 }
 
 /* ---- what else can be done with a file that opens ---- */

@@ -19,10 +19,12 @@
     } while (0)
 
 /* libFuzzer's interface. */
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
+
+/* What a fuzzer does once, before its first input. Secrets can be made then. */
+void fuzz_start(void);
 
 /* xorshift64*; the same mutation for the same seed. */
 struct rng {

@@ -77,12 +77,13 @@ static void fill(uint8_t *p, size_t n, size_t tensor, uint8_t what)
 static void tag_of(struct ct_aead *a, const uint8_t *iv, const uint8_t *cipher, size_t n,
                    uint8_t *tag)
 {
-    ct_autofree uint8_t *buf = calloc(1, n + 1);
+    uint8_t *buf = calloc(1, n + 1);
     MUST(buf && ct_aead_encrypt(a, iv, buf, n, buf, tag, NULL) == 0);
     for (size_t i = 0; i < n; i++) {
         buf[i] ^= cipher[i];
     }
     MUST(ct_aead_encrypt(a, iv, buf, n, buf, tag, NULL) == 0 && memcmp(buf, cipher, n) == 0);
+    free(buf);
 }
 
 static int seal_tensor(const struct model_file *f, const struct ct_header *h, size_t i,
@@ -199,7 +200,7 @@ static void lay_out(struct ct_buf *json)
     json_t *root = json_loadb((char *)json->data, json->len, JSON_ALLOW_NUL, NULL);
     const char *name = NULL;
     json_t *t = NULL;
-    uint64_t at = 0;
+    json_int_t at = 0;
     json_object_foreach(root, name, t)
     {
         const char *dtype = json_string_value(json_object_get(t, "dtype"));
@@ -214,9 +215,8 @@ static void lay_out(struct ct_buf *json)
         {
             (void)ct_mul_u64(elements, (uint64_t)json_integer_value(v), &elements);
         }
-        uint64_t size = elements > BODY_MAX ? 0 : elements * bits_of(dtype) / 8;
-        json_object_set_new(t, "data_offsets",
-                            json_pack("[I,I]", (json_int_t)at, (json_int_t)(at + size)));
+        json_int_t size = (json_int_t)(elements > BODY_MAX ? 0 : elements * bits_of(dtype) / 8);
+        json_object_set_new(t, "data_offsets", json_pack("[I,I]", at, at + size));
         at += size;
     }
     char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;

@@ -1,7 +1,5 @@
-#include <fcntl.h>
 #include <jansson.h>
 
-#include "format/base/log.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { SLOTS = 1024, NESTING = 2 };
@@ -281,26 +279,4 @@ void mutate_bytes(struct ct_buf *text)
     uint8_t *room = ct_buf_reserve(text, 64);
     MUST(room);
     text->len = LLVMFuzzerMutate(text->data, text->len, max);
-}
-
-struct ct_keyring *vector_keys(void)
-{
-    ct_autobuf text = {0};
-    struct ct_keyring *ring = ct_keyring_new(NULL);
-    MUST(ring &&
-         ct_read_file(AT_FDCWD, TEST_VECTORS "/keys/owner.jwks", 1 << 20, &text, NULL) == 0);
-    MUST(ct_keyring_add(ring, text.data, text.len, "owner.jwks", NULL) == 0);
-    return ring;
-}
-
-static void nowhere(void *ctx, enum ct_level level, const char *line)
-{
-    (void)ctx;
-    (void)level;
-    (void)line;
-}
-
-void silence(void)
-{
-    ct_log_set_sink(nowhere, NULL);
 }
