@@ -125,10 +125,9 @@ ssize_t ct_base64_decode(const char *text, size_t len, uint8_t *out, size_t cap)
 {
     bool url = memchr(text, '-', len) || memchr(text, '_', len);
     bool padded = len && text[len - 1] == '=';
-    int variant = url ? (padded ? sodium_base64_VARIANT_URLSAFE
-                                : sodium_base64_VARIANT_URLSAFE_NO_PADDING)
-                      : (padded ? sodium_base64_VARIANT_ORIGINAL
-                                : sodium_base64_VARIANT_ORIGINAL_NO_PADDING);
+    int variant =
+        url ? (padded ? sodium_base64_VARIANT_URLSAFE : sodium_base64_VARIANT_URLSAFE_NO_PADDING)
+            : (padded ? sodium_base64_VARIANT_ORIGINAL : sodium_base64_VARIANT_ORIGINAL_NO_PADDING);
     size_t n = 0;
     const char *end = NULL;
     if (sodium_base642bin(out, cap, text, len, NULL, &n, &end, variant) || end != text + len) {
@@ -185,7 +184,10 @@ bool ct_utf8_ok(const uint8_t *p, size_t n)
         if (c < 0x80) {
             continue;
         }
-        size_t more = c >= 0xc2 && c <= 0xdf ? 1 : (c & 0xf0) == 0xe0 ? 2 : c >= 0xf0 && c <= 0xf4 ? 3 : 0;
+        size_t more = c >= 0xc2 && c <= 0xdf   ? 1
+                      : (c & 0xf0) == 0xe0     ? 2
+                      : c >= 0xf0 && c <= 0xf4 ? 3
+                                               : 0;
         if (more == 0 || n - i < more) {
             return false;
         }

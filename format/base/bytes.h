@@ -56,7 +56,7 @@ void ct_base64_put(struct ct_buf *b, const uint8_t *p, size_t n);
 /* Appends URL-safe base64 without padding (RFC 7515). */
 void ct_base64url_put(struct ct_buf *b, const uint8_t *p, size_t n);
 
-void ct_hex(char *out, const uint8_t *p, size_t n); /* 2n + 1 bytes, lower case */
+void ct_hex(char *out, const uint8_t *p, size_t n);                   /* 2n + 1 bytes, lower case */
 int ct_unhex(const char *text, size_t len, uint8_t *out, size_t cap); /* bytes, or -1; lower case */
 
 /* Well-formed UTF-8 as RFC 3629 has it: no surrogates, no overlong forms, at most U+10FFFF. */

@@ -45,7 +45,10 @@ struct ct_err {
     char msg[CT_ERR_MSG_MAX];
 };
 
-#define CT_ERR_INIT {.code = CT_OK}
+#define CT_ERR_INIT                                                                                \
+    {                                                                                              \
+        .code = CT_OK                                                                              \
+    }
 
 /* Sets code and message; returns -1, so that `return ct_err_set(...)` reads well. */
 int ct_err_set(struct ct_err *err, enum ct_code code, const char *fmt, ...)

@@ -235,8 +235,8 @@ int ct_newfile_commit(struct ct_newfile *f, bool replace, struct ct_err *err)
         why = errno;
     }
     f->fd = -1;
-    if (!failed && (failed = renameat2(f->dirfd, f->tmp, f->dirfd, f->name,
-                                       replace ? 0 : RENAME_NOREPLACE))) {
+    if (!failed &&
+        (failed = renameat2(f->dirfd, f->tmp, f->dirfd, f->name, replace ? 0 : RENAME_NOREPLACE))) {
         why = errno;
     }
     if (failed) {

@@ -73,8 +73,8 @@ static void ossl_free(void *p, const char *file, int line)
     ct_wiping_free(p);
 }
 
-/* OpenSSL takes an allocator only before its first allocation, which another library's start-up code
- * may make: hence before main(). */
+/* OpenSSL takes an allocator only before its first allocation, which another library's start-up
+ * code may make: hence before main(). */
 static int openssl_wipes;
 __attribute__((constructor)) static void make_openssl_wipe(void)
 {

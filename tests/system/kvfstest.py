@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,8 @@ import traceback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FINDING = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:")
-TIMEOUT = float(os.environ.get("KVFS_TEST_TIMEOUT", "1000"))  # ctest's own is shorter
+SECONDS = float(os.environ.get("KVFS_SECONDS", "5"))
+TIMEOUT = float(os.environ.get("KVFS_TEST_TIMEOUT", 1000 + 5 * SECONDS))  # ctest's own is shorter
 
 
 def _binary():
@@ -212,6 +214,13 @@ def _too_late():
     print(f"FAIL {os.path.basename(sys.argv[0])}: not done after {TIMEOUT} s", flush=True)
     _abort_all()
     os._exit(1)
+
+
+def turns(count):
+    """That many turns; in a soak (tests/soak), as many more as KVFS_SECONDS give."""
+    deadline = time.monotonic() + (SECONDS if os.environ.get("KVFS_SOAK") else 0)
+    return itertools.takewhile(lambda turn: turn < count or time.monotonic() < deadline,
+                               itertools.count())
 
 
 def read_all(path):

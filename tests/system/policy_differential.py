@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""10,000 generated policies through kvfs and through regorus, the engine of the reference (PyPI
-opa-eval). Allowing what the engine refuses is a failure, always. Refusing what it allows is one too,
-unless the reason names what is wrong or not in the subset.
+"""Generated policies, 10,000 and more for KVFS_SECONDS, through kvfs and through regorus, the engine
+of the reference (PyPI opa-eval). Allowing what the engine refuses is a failure, always. Refusing what
+it allows is one too, unless the reason names what is wrong or not in the subset.
 
     tests/with-venv tests/system/policy_differential.py [--count N] [--seed N]
 """
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import opa_eval
 
@@ -174,24 +175,13 @@ def engine(policy, path):
         return False  # RuntimeError; the engine also panics on some texts
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVFS_SEED", "1")))
-    args = parser.parse_args()
-    generator = Generator(args.seed)
-    policies = [generator.policy() for _ in range(args.count)]
+def compare(policies, path, counts):
+    """What is wrong, as pairs of why and policy."""
     result = subprocess.run([TOOL], input=json.dumps({"input": INPUT, "policies": policies}), text=True,
                             stdout=subprocess.PIPE, check=True)
     ours = result.stdout.splitlines()
     assert len(ours) == len(policies), f"{len(ours)} verdicts for {len(policies)} policies"
-    counts, failures = collections.Counter(), []
-    # The engine prints warnings of what is no matter here.
-    sys.stdout = os.fdopen(os.dup(1), "w")
-    sys.stderr = os.fdopen(os.dup(2), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    path = os.path.join(tempfile.mkdtemp(dir="/dev/shm"), "model.rego")
+    failures = []
     for policy, verdict in zip(policies, ours):
         allowed = engine(policy, path)
         if verdict == "allow" and not allowed:
@@ -200,11 +190,32 @@ def main():
             failures.append((f"the engine allows; kvfs: {verdict}", policy))
         counts["both allow" if verdict == "allow" else "refused by name only" if allowed else
                "both refuse"] += 1
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("KVFS_SEED", "1")))
+    args = parser.parse_args()
+    deadline = time.monotonic() + float(os.environ.get("KVFS_SECONDS", "5"))
+    generator = Generator(args.seed)
+    counts, failures = collections.Counter(), []
+    # The engine prints warnings of what is no matter here.
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    path = os.path.join(tempfile.mkdtemp(dir="/dev/shm"), "model.rego")
+    while True:
+        failures += compare([generator.policy() for _ in range(args.count)], path, counts)
+        if failures or time.monotonic() > deadline:
+            break
     shutil.rmtree(os.path.dirname(path))
     print(dict(counts))
     for why, policy in failures[:10]:
         print(f"FAIL {why}\n{policy}\n---")
-    print(f"{len(policies)} policies, seed {args.seed}: {len(failures)} failures")
+    print(f"{sum(counts.values())} policies, seed {args.seed}: {len(failures)} failures")
     return 1 if failures else 0
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 
-from kvfstest import ROOT, Checks, Mount, kvfs, workdir
+from kvfstest import ROOT, Checks, Mount, kvfs, turns, workdir
 
 
 def digest(path):
@@ -133,7 +133,7 @@ def during_reads(checks, where, kind, releases):
             readers = [threading.Thread(target=read_again) for _ in range(4)]
             for thread in readers:
                 thread.start()
-            for turn in range(12):
+            for turn in turns(12):
                 (by_rename if turn % 3 else in_place)(releases.encrypted[(turn + 1) % 2], shard)
                 stop.wait(0.1)
             stop.set()

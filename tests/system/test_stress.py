@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 
-from kvfstest import ROOT, Checks, Mount, kvfs, sanitized, workdir
+from kvfstest import ROOT, SECONDS, Checks, Mount, kvfs, sanitized, workdir
 
-SECONDS = float(os.environ.get("KVFS_SECONDS", "5"))
 READERS = 50
 MEMORY = 64 << 20
 PAGE = mmap.PAGESIZE

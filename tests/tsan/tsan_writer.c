@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "format/writer.h"
+#include "tests/unit/soak.h"
 
 #define MUST(x)                                                                                    \
     do {                                                                                           \
@@ -83,6 +84,22 @@ static int run(enum verb verb, const char *in, const char *out, struct ct_write_
     return r;
 }
 
+static void write_all(int version)
+{
+    struct ct_write_options opt = {.version = version, .chunk_size = 300000};
+    MUST(run(ENCRYPT, "plain", "out", opt) == 0 && done == 16000000);
+    MUST(run(REWRAP, "out", "rewrapped", opt) == 0 && done == 16000000);
+    MUST(run(REKEY, "rewrapped", "rekeyed", opt) == 0 && done == 16000000);
+    opt.choose = choose;
+    MUST(run(ENCRYPT, "plain", "partial", opt) == 0);
+    cancel_at = 5000000;
+    MUST(run(ENCRYPT, "plain", "none", opt) == -1 && err.sys == ECANCELED);
+    cancel_at = 0;
+    MUST(unlinkat(dir, "none", 0) == -1 && errno == ENOENT);
+    MUST(!unlinkat(dir, "out", 0) && !unlinkat(dir, "rewrapped", 0) &&
+         !unlinkat(dir, "rekeyed", 0) && !unlinkat(dir, "partial", 0));
+}
+
 int main(void)
 {
     char path[] = "/tmp/kvfs-tsan-XXXXXX";
@@ -93,20 +110,10 @@ int main(void)
     keys = (struct ct_write_keys){.master = secret, .alg = CT_ALG_AES256GCM, .seed = secret};
     source = (struct ct_keysource){.master = master, .verify = verify};
     put_plain();
-    for (int version = 1; version <= 2; version++) {
-        struct ct_write_options opt = {.version = version, .chunk_size = 300000};
-        MUST(run(ENCRYPT, "plain", "out", opt) == 0 && done == 16000000);
-        MUST(run(REWRAP, "out", "rewrapped", opt) == 0 && done == 16000000);
-        MUST(run(REKEY, "rewrapped", "rekeyed", opt) == 0 && done == 16000000);
-        opt.choose = choose;
-        MUST(run(ENCRYPT, "plain", "partial", opt) == 0);
-        cancel_at = 5000000;
-        MUST(run(ENCRYPT, "plain", "none", opt) == -1 && err.sys == ECANCELED);
-        cancel_at = 0;
-        MUST(unlinkat(dir, "none", 0) == -1 && errno == ENOENT);
-        MUST(!unlinkat(dir, "out", 0) && !unlinkat(dir, "rewrapped", 0) &&
-             !unlinkat(dir, "rekeyed", 0) && !unlinkat(dir, "partial", 0));
-    }
+    do {
+        write_all(1);
+        write_all(2);
+    } while (soaking());
     MUST(!unlinkat(dir, "plain", 0) && !rmdir(path)); /* nothing else is left */
     ct_secret_free(secret);
     close(dir);
