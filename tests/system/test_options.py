@@ -23,6 +23,7 @@ PROBES = {
     "allow-other": (None, lambda m: "allow_other" in mount_options(m), True),
     "memory": ("32M", lambda m: m.status()["memory"]["bound"], 32 << 20),
     "threads": ("3", lambda m: m.status()["options"]["threads"], 3),
+    "crypto": ("openssl", lambda m: m.status()["crypto"]["option"], "openssl"),
     "readahead": ("256", lambda m: read_ahead(m), 256),
     "worker-user": ("www-data:34", lambda m: ids(m.worker), ("33", "34")),
     "debug": (None, lambda m: level_of(m), True),
@@ -81,6 +82,7 @@ def test_refused(model):
     os.makedirs(path("mnt"), exist_ok=True)
     bad = ["plain=maybe", "plain", "plain=", "manifest=no", "update=never", "uid=nobody-at-all",
            "uid=-1", "uid=4294967295", "gid=none", "umask=9", "umask=u=rwx", "umask=01000",
+           "crypto=rot13", "crypto=OpenSSL",
            "memory=1M", "memory=lots", "memory=-1", "memory=99999999999999999999", "threads=0",
            "threads=257", "threads=many", "readahead=-1", "readahead=2000000", "log-level=loud",
            "require-all=yes", "nonempty=1", "worker-user=root", "worker-user=0", "worker-user=:",
