@@ -447,10 +447,8 @@ static int supervise(struct kvfs_job *job, int status_fd)
 {
     struct ct_err err = CT_ERR_INIT;
     sigset_t signals;
-    struct supervisor *s = calloc(1, sizeof(*s));
-    if (!s) {
-        return KVFS_FAILED;
-    }
+    static struct supervisor the_one; /* what it holds goes with the process */
+    struct supervisor *s = &the_one;
     s->job = job;
     s->config = &job->options->config;
     s->status_fd = status_fd;
@@ -469,12 +467,10 @@ static int supervise(struct kvfs_job *job, int status_fd)
     if (start(s, &err)) {
         tell("", err.msg);
         report(s, KVFS_FAILED);
-        free(s);
         return KVFS_FAILED;
     }
     int rc = loop(s);
     report(s, (char)rc);
-    free(s);
     return rc;
 }
 

@@ -196,13 +196,16 @@ static json_t *crypto_of(const struct kvfs_config *c)
 static json_t *options_of(const struct kvfs_config *c)
 {
     static const char *const plain[] = {"safe", "all", "none"};
+    static const char *const cache[] = {
+        [KVFS_CACHE_AUTO] = "auto", [KVFS_CACHE_PAGE] = "page", [KVFS_CACHE_RESIDENT] = "resident"};
     static const char *const levels[] = {"error", "warning", "info", "debug"};
-    return json_pack("{s:s,s:s,s:s,s:b,s:i,s:i,s:b,s:I,s:i,s:s}", "plain", plain[c->plain],
-                     "manifest", c->manifest == KVFS_MANIFEST_REQUIRE ? "require" : "auto",
-                     "update", c->update == KVFS_UPDATE_PIN ? "pin" : "follow", "require_all",
-                     c->require_all, "uid", (int)c->uid, "gid", (int)c->gid, "allow_other",
-                     c->allow_other, "memory", (json_int_t)c->memory, "threads", (int)c->threads,
-                     "log_level", levels[c->log_level]);
+    return json_pack(
+        "{s:s,s:s,s:s,s:b,s:i,s:i,s:b,s:I,s:i,s:s,s:I,s:i,s:s}", "plain", plain[c->plain],
+        "manifest", c->manifest == KVFS_MANIFEST_REQUIRE ? "require" : "auto", "update",
+        c->update == KVFS_UPDATE_PIN ? "pin" : "follow", "require_all", c->require_all, "uid",
+        (int)c->uid, "gid", (int)c->gid, "allow_other", c->allow_other, "memory",
+        (json_int_t)c->memory, "threads", (int)c->threads, "cache", cache[c->cache], "resident",
+        (json_int_t)c->resident, "linger", (int)c->linger, "log_level", levels[c->log_level]);
 }
 
 static int put_status(struct kvfs_serve *s, struct ct_buf *out)

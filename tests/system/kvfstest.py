@@ -306,8 +306,9 @@ class Mount:
             self.command += ["--key", key]
         if options:
             self.command += ["-o", ",".join(options)]
-        self.log = os.path.join(workdir(), f"log{Mount.count}") if sanitized() else None
-        if self.log and not prefix:
+        self.log = next((o[len("log="):] for o in options if o.startswith("log=")), None)
+        if sanitized() and not self.log and not prefix:
+            self.log = os.path.join(workdir(), f"log{Mount.count}")
             self.command += ["--log", self.log]
         self.command += list(arguments)
         self.output = ""
