@@ -135,6 +135,20 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def touched(checks, keys):
+    with checks.check("chmod and a further hard link change no content that a digest vouches for"):
+        text = json.dumps(list(range(300000)))  # above 1 MiB: in pieces
+        source = Source(keys, {"vocab.json": text})
+        with source.mount() as m:
+            path = os.path.join(m.path, "vocab.json")
+            assert outcome(path) == text.encode()
+            os.chmod(source.file("vocab.json"), 0o600)
+            os.link(source.file("vocab.json"), source.file("vocab.copy"))
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+                caches.write("1")
+            assert outcome(path) == text.encode()
+
+
 def many(checks, keys):
     source = Source(keys, manifest=False)
     took = {}
@@ -191,6 +205,7 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    touched(checks, keys)
     many(checks, keys)
     forgotten_while_read_ahead(checks, keys)
     return checks.finish()
