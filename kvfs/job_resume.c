@@ -39,6 +39,22 @@ static json_t *digest_json(const struct ct_buf *text)
     return json_string(hex);
 }
 
+/* Tells one master key from another of the same kid. The key is 128 random bits at least, and
+ * stands first: nothing is learnt of it. */
+static json_t *key_json(const struct ct_secret *key)
+{
+    static const char use[] = "kvfs: for --resume";
+    uint8_t digest[CT_DIGEST];
+    char hex[2 * CT_DIGEST + 1];
+    ct_autosha256 *sha = ct_sha256_new(NULL);
+    if (!sha || ct_sha256_update(sha, ct_secret_peek(key), ct_secret_len(key), NULL) ||
+        ct_sha256_update(sha, use, sizeof(use), NULL) || ct_sha256_take(sha, digest, NULL)) {
+        return NULL;
+    }
+    ct_hex(hex, digest, sizeof(digest));
+    return json_string(hex);
+}
+
 json_t *kvfs_resume_options(const struct kvfs_job *job)
 {
     const struct ct_write_keys *k = &job->write_keys;
@@ -51,6 +67,7 @@ json_t *kvfs_resume_options(const struct kvfs_job *job)
         {"source", text_json(src, strlen(src))},
         {"algorithm", json_string(ct_alg_name(k->alg))},
         {"master key", text_json(k->master_kid.p, k->master_kid.n)},
+        {"master key, of the same kid", key_json(k->master)},
         {"signing key", text_json(k->sign_kid.p, k->sign_kid.n)},
         {"format version", json_integer(job->write.version)},
         {"chunk size", json_integer((json_int_t)job->write.chunk_size)},

@@ -226,6 +226,19 @@ int ct_newfile_open(struct ct_newfile *f, int dirfd, const char *name, mode_t mo
     return 0;
 }
 
+/* Gives the file its name, but not over another one. NFS and others do not know that flag: there a
+ * second name, which is never over another one, does the same. */
+static int rename_new(const struct ct_newfile *f)
+{
+    if (renameat2(f->dirfd, f->tmp, f->dirfd, f->name, RENAME_NOREPLACE) == 0) {
+        return 0;
+    }
+    if (errno != EINVAL || linkat(f->dirfd, f->tmp, f->dirfd, f->name, 0)) {
+        return -1;
+    }
+    return unlinkat(f->dirfd, f->tmp, 0);
+}
+
 int ct_newfile_commit(struct ct_newfile *f, bool replace, struct ct_err *err)
 {
     int failed = fsync(f->fd);
@@ -236,7 +249,7 @@ int ct_newfile_commit(struct ct_newfile *f, bool replace, struct ct_err *err)
     }
     f->fd = -1;
     if (!failed &&
-        (failed = renameat2(f->dirfd, f->tmp, f->dirfd, f->name, replace ? 0 : RENAME_NOREPLACE))) {
+        (failed = replace ? renameat(f->dirfd, f->tmp, f->dirfd, f->name) : rename_new(f))) {
         why = errno;
     }
     if (failed) {

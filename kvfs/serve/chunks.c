@@ -441,7 +441,7 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
         return NULL;
     }
     c->serve = serve;
-    c->threads = threads ? threads : 1;
+    c->threads = kvfs_slots_threads(memory, threads);
     c->last = &c->first;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->work, NULL);

@@ -125,13 +125,20 @@ struct ct_model *kvfs_content_as_model(const struct kvfs_content *c)
     return c->model;
 }
 
+/* Where digests vouch for the bytes, a change of name or mode is no change of content. */
+static int check_source(const struct kvfs_content *c, struct ct_err *err)
+{
+    return c->entry ? ct_source_check_data(c->source, &c->version, err)
+                    : ct_source_check(c->source, &c->version, err);
+}
+
 int kvfs_content_check(struct kvfs_content *c, struct ct_err *err)
 {
     if (c->model) {
         return ct_model_check(c->model, err);
     }
     /* What was read whole and verified is in memory: its source may go. */
-    return c->head ? 0 : ct_source_check(c->source, &c->version, err);
+    return c->head ? 0 : check_source(c, err);
 }
 
 uint32_t kvfs_content_extents(const struct kvfs_content *c)
@@ -200,9 +207,8 @@ static int read_file(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
     uint64_t begin = 0;
     uint32_t len = 0;
     kvfs_content_extent(c, extent, &begin, &len);
-    return ct_source_check(c->source, &c->version, err) ||
-                   ct_source_read(c->source, buf, len, begin, &c->version, err) ||
-                   ct_source_check(c->source, &c->version, err) ||
+    return check_source(c, err) || ct_source_read(c->source, buf, len, begin, &c->version, err) ||
+                   check_source(c, err) ||
                    (c->entry && check_pieces(c, begin, buf, len, damages, err))
                ? -1
                : 0;

@@ -420,17 +420,37 @@ static void forget_name(void *ctx, uint64_t parent, const char *name)
     (void)fuse_lowlevel_notify_inval_entry(s->session, parent, name, strlen(name));
 }
 
-/* On a pool thread: telling the kernel from a FUSE thread can wait for that thread itself. */
+struct reloading {
+    struct kvfs_serve *s;
+    fuse_req_t req;
+};
+
+/* On a pool thread: telling the kernel from a FUSE thread can wait for that thread itself. Answers
+ * when all is forgotten. */
 static void reload(void *arg)
 {
-    struct kvfs_serve *s = arg;
+    struct reloading *r = arg;
+    struct kvfs_serve *s = r->s;
     struct ct_err err = CT_ERR_INIT;
     const struct kvfs_unpin unpin = {forget_name, kvfs_node_end, s};
     if (kvfs_judge_reload(s, &err) || kvfs_table_unpin_all(s->table, &unpin, &err)) {
-        ct_log(CT_LOG_ERROR, "reload: %s", err.msg);
+        kvfs_reply_error(s, r->req, NULL, &err);
+    } else {
+        ct_log(CT_LOG_INFO, "reloaded");
+        fuse_reply_ioctl(r->req, 0, NULL, 0);
+    }
+    free(r);
+}
+
+static void start_reload(struct kvfs_serve *s, fuse_req_t req)
+{
+    struct reloading *r = malloc(sizeof(*r));
+    if (!r) {
+        fuse_reply_err(req, ENOMEM);
         return;
     }
-    ct_log(CT_LOG_INFO, "reloaded");
+    *r = (struct reloading){s, req};
+    kvfs_chunks_run(s->chunks, reload, r);
 }
 
 static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
@@ -449,8 +469,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
     } else if (!may(s, req)) {
         fuse_reply_err(req, EPERM);
     } else {
-        kvfs_chunks_run(s->chunks, reload, s);
-        fuse_reply_ioctl(req, 0, NULL, 0);
+        start_reload(s, req);
     }
 }
 

@@ -22,6 +22,12 @@ static void lock_what_fits(uint8_t *map, size_t len)
     (void)mlock2(map, part < len ? part : len, MLOCK_ONFAULT);
 }
 
+unsigned kvfs_slots_threads(uint64_t memory, unsigned threads)
+{
+    uint64_t most = memory / 4 / KVFS_ASSEMBLY;
+    return threads == 0 || most == 0 ? 1 : threads < most ? threads : (unsigned)most;
+}
+
 int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err)
 {
     size_t assembly = (size_t)threads * KVFS_ASSEMBLY;

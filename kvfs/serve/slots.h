@@ -37,6 +37,8 @@ struct kvfs_slots {
     uint8_t *assembly; /* `threads` buffers of KVFS_ASSEMBLY bytes */
 };
 
+/* How many of `threads` may be: their buffers take a quarter of the memory at most. */
+unsigned kvfs_slots_threads(uint64_t memory, unsigned threads);
 /* As many slots as fit beside `threads` buffers, at least 4. */
 int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err);
 void kvfs_slots_wipe(struct kvfs_slots *s);

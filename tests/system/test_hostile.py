@@ -15,6 +15,7 @@ import time
 from kvfstest import ROOT, Checks, Mount, kvfs, workdir
 
 SHARD = "model-00001-of-00001.safetensors"
+RELOAD = ord("k") << 8 | 1  # what `kvfs reload` asks of MNT/.kvfs/status.json
 
 
 def outcome(path):
@@ -135,6 +136,33 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def touched(checks, keys):
+    with checks.check("chmod and a further hard link change no content that a digest vouches for"):
+        text = json.dumps(list(range(300000)))  # above 1 MiB: in pieces
+        source = Source(keys, {"vocab.json": text})
+        with source.mount() as m:
+            path = os.path.join(m.path, "vocab.json")
+            assert outcome(path) == text.encode()
+            os.chmod(source.file("vocab.json"), 0o600)
+            os.link(source.file("vocab.json"), source.file("vocab.copy"))
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+                caches.write("1")
+            assert outcome(path) == text.encode()
+
+
+def reloaded(checks, keys):
+    source = Source(keys, {"turn.json": "0"}, manifest=False)
+    with source.mount() as m, checks.check("once reload has returned, names yield what is there"), \
+            open(os.path.join(m.path, ".kvfs/status.json"), "rb") as status:
+        path = os.path.join(m.path, "turn.json")
+        for turn in range(100):
+            assert outcome(path) == str(turn).encode(), turn
+            with open(source.file("new"), "w", encoding="utf-8") as file:
+                file.write(str(turn + 1))
+            os.rename(source.file("new"), source.file("turn.json"))
+            fcntl.ioctl(status, RELOAD)
+
+
 def many(checks, keys):
     source = Source(keys, manifest=False)
     took = {}
@@ -178,7 +206,7 @@ def forgotten_while_read_ahead(checks, keys):
                 for turn in range(3):
                     os.preadv(fd, [buffer], turn << 17)
                 os.close(fd)
-                fcntl.ioctl(status, ord("k") << 8 | 1)
+                fcntl.ioctl(status, RELOAD)
                 with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
                     caches.write("2")
             assert m.status()["worker"] and os.path.exists(f"/proc/{m.worker}")
@@ -191,6 +219,8 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    touched(checks, keys)
+    reloaded(checks, keys)
     many(checks, keys)
     forgotten_while_read_ahead(checks, keys)
     return checks.finish()
