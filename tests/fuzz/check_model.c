@@ -29,6 +29,7 @@ static void expect_message(struct expected *x, size_t i, uint64_t index, uint64_
     const struct ct_encrypted *e = &x->enc.entries[i];
     uint8_t iv[CT_IV_LEN];
     memcpy(iv, e->iv, sizeof(iv));
+    MUST(ct_be32(iv + 8) + index <= UINT32_MAX); /* no IV twice */
     ct_put_be32(iv + 8, ct_be32(iv + 8) + (uint32_t)index);
     model_file_read(x->file, x->body_at + begin, x->plain + begin, n);
     if (ct_aead_open(a, iv, x->plain + begin, n, e->tags + index * CT_TAG_LEN, x->plain + begin,

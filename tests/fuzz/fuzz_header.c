@@ -49,10 +49,29 @@ static struct ct_header *check_form(const struct ct_header *h, form_fn form, siz
     return again;
 }
 
+/* Escapes are those that format/README.md section 3 names, and nothing else is escaped. */
+static void check_escapes(const struct ct_buf *text)
+{
+    for (size_t i = 0; i < text->len; i++) {
+        if (text->data[i] != '\\') {
+            MUST(text->data[i] >= 0x20);
+            continue;
+        }
+        const char *e = (const char *)&text->data[++i];
+        if (*e != 'u') {
+            MUST(*e && strchr("\"\\btnfr", *e));
+            continue;
+        }
+        MUST(memcmp(e, "u00", 3) == 0 && (e[3] == '0' || e[3] == '1'));
+        MUST(e[4] && strchr(e[3] == '1' ? "0123456789abcdef" : "01234567bef", e[4]));
+    }
+}
+
 static void check_canonical(const struct ct_header *h)
 {
     ct_autobuf text = {0};
     struct ct_header *again = check_form(h, ct_canon_signed, 0, &text);
+    check_escapes(&text);
     MUST(!ct_header_meta(again, "__signature__"));
     MUST(again->has_metadata == h->has_metadata);
     MUST(again->meta_count + (ct_header_meta(h, "__signature__") != NULL) == h->meta_count);
@@ -112,12 +131,25 @@ static void check_view(const struct model_file *f, const struct ct_header *h)
     ct_header_free(again);
 }
 
-static void check_names(const struct ct_header *h)
+/* A size that shape and dtype give; any for a dtype that is not known. */
+static void check_size(const struct ct_tensor *t)
+{
+    uint64_t elements = 1;
+    uint64_t bits = 0;
+    for (uint32_t i = 0; i < t->rank && t->bits; i++) {
+        MUST(ct_mul_u64(elements, t->shape[i], &elements));
+    }
+    MUST(ct_mul_u64(elements, t->bits, &bits) && bits % 8 == 0);
+    MUST(!t->bits || bits / 8 == t->end - t->begin);
+}
+
+static void check_tensors(const struct ct_header *h)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < h->tensor_count; i++) {
         MUST(h->tensors[i].begin == at && h->tensors[i].end >= at);
         at = h->tensors[i].end;
+        check_size(&h->tensors[i]);
         MUST(ct_header_find(h, h->tensors[i].name) == (ptrdiff_t)i);
     }
     MUST(at == h->body_len);
@@ -176,7 +208,7 @@ static void check_file(struct model_file *f)
         return;
     }
     MUST(h && raw.len == CT_PREFIX + h->json_len && h->body_len == f->size - raw.len);
-    check_names(h);
+    check_tensors(h);
     check_canonical(h);
     check_view(f, h);
     check_immutable(h);

@@ -194,15 +194,19 @@ static uint64_t bits_of(const char *dtype)
     return strstr(dtype, "64") ? 64 : strstr(dtype, "32") ? 32 : strstr(dtype, "16") ? 16 : 8;
 }
 
-/* Gives every tensor the offsets that its shape and place ask for. */
-static void lay_out(struct ct_buf *json)
+/* Gives every tensor the offsets that its shape and place ask for; some of them another dtype. */
+static void lay_out(struct ct_buf *json, struct rng *r)
 {
+    static const char *const dtypes[] = {"F4", "F6_E2M3", "F6_E3M2", "U8", "BF16", "C64", "new"};
     json_t *root = json_loadb((char *)json->data, json->len, JSON_ALLOW_NUL, NULL);
     const char *name = NULL;
     json_t *t = NULL;
     json_int_t at = 0;
     json_object_foreach(root, name, t)
     {
+        if (rnd(r, 16) == 0) {
+            json_object_set_new(t, "dtype", json_string(dtypes[rnd(r, 7)]));
+        }
         const char *dtype = json_string_value(json_object_get(t, "dtype"));
         const json_t *shape = json_object_get(t, "shape");
         uint64_t elements = 1;
@@ -296,7 +300,7 @@ static void mutate_parts(struct parts *p, struct rng *r)
         mutate_bytes(&p->body);
     }
     if (rnd(r, 3) == 0) {
-        lay_out(&p->json);
+        lay_out(&p->json, r);
     }
     uint64_t body = rnd(r, 8) ? fit_body(p) : p->body.len;
     uint32_t how = rnd(r, 16);
