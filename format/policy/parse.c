@@ -5,7 +5,7 @@
 
 #include "format/policy/policy.h"
 
-enum { VARS_MAX = 64, ITEMS_MAX = 1024 };
+enum { VARS_MAX = 64 };
 
 /* A name that is not known yet when it is met: a rule further down, perhaps. */
 struct pending {
@@ -311,6 +311,19 @@ static struct ct_expr *parse_word(struct parser *ps)
     return parse_name(ps);
 }
 
+static struct ct_expr *parse_brackets(struct parser *ps)
+{
+    struct ct_expr *e = advance(ps) ? NULL : parse_expr(ps);
+    if (!e || expect_punct(ps, ")")) {
+        return NULL;
+    }
+    if (is_punct(ps, ".") || is_punct(ps, "[")) {
+        FAIL(ps, "an index into brackets is not in the subset");
+        return NULL;
+    }
+    return e;
+}
+
 static struct ct_expr *parse_primary(struct parser *ps)
 {
     if (ps->now.type == TOK_STRING) {
@@ -330,8 +343,7 @@ static struct ct_expr *parse_primary(struct parser *ps)
         return parse_literal(ps, EXPR_OBJECT, "}");
     }
     if (is_punct(ps, "(")) {
-        struct ct_expr *e = advance(ps) ? NULL : parse_expr(ps);
-        return !e || expect_punct(ps, ")") ? NULL : e;
+        return parse_brackets(ps);
     }
     FAIL(ps, "`%s` here is not in the subset", shown(ps));
     return NULL;
@@ -730,7 +742,8 @@ static int parse_import(struct parser *ps)
         return -1;
     }
     bool rego = is_word(ps, "rego");
-    if (!rego || advance(ps) || expect_punct(ps, ".") || !is_word(ps, "v1")) {
+    if (!rego || advance(ps) || !ps->now.glued || expect_punct(ps, ".") || !ps->now.glued ||
+        !is_word(ps, "v1")) {
         return FAIL(ps, "an import of anything but rego.v1 is not in the subset");
     }
     return advance(ps) || end_of_line(ps) ? -1 : 0;
