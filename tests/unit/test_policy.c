@@ -155,7 +155,7 @@ Test(policy, bounds)
     text.len = 0;
     ct_buf_printf(&text, "package model\nn := [1,2,3,4,5,6,7,8]\nlong := \"%050000d\"\n", 0);
     ct_buf_puts(&text, "allow if {\nsome a in n\nsome b in n\nsome c in n\nsome d in n\n");
-    ct_buf_puts(&text, "[a, b, c, d] != []\ncontains(long, \"1\") == false\n}\n");
+    ct_buf_puts(&text, "n != [a, b, c, d]\ncontains(long, \"1\") == false\n}\n");
     cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
     cr_expect(strstr(err.msg, "steps"), "%s", err.msg);
 
