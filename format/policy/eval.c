@@ -428,7 +428,7 @@ static int holds(struct eval *ev, struct frame *f, const struct ct_stmt *s)
 
 static int definition_value(struct eval *ev, const struct ct_definition *d, json_t **out)
 {
-    json_t *vars[64] = {0}; /* parse.c: VARS_MAX */
+    json_t *vars[64] = {0}; /* parse_parts.h: VARS_MAX */
     struct frame f = {vars};
     int r = holds(ev, &f, d->body);
     if (r == 1) {
