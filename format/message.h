@@ -2,7 +2,7 @@
  * One long AEAD message, read in pieces: a version 1 tensor, or a version 2 chunk, of more than
  * CT_PIECE bytes. It is authenticated once as a whole; on the way something secret is kept of each
  * piece, with which every later read of the piece is compared, since the ciphertext in the source
- * is not trusted between two reads. format/aead/README.md says how.
+ * is not trusted between two reads. format/README.md 6 says how.
  *
  * Thread-safe: threads that need the message while it is being authenticated take pieces and help.
  */

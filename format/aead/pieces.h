@@ -2,7 +2,7 @@
  * Pieces: parts of one long message that are decrypted one at a time. The message is authenticated
  * once: every piece gives its share of the message's tag, in any order and on any thread, and
  * ct_pieces_check() puts the shares together. What is kept of each piece then tells whether its
- * ciphertext is still the same. README.md says how; message.h is who calls this.
+ * ciphertext is still the same. format/README.md 6 says how; message.h is who calls this.
  *
  * A piece begins at a multiple of CT_PIECE in its message, and only the last one is shorter. The
  * context `a` holds the message's key. A context serves one thread, a message's pieces may be

@@ -72,11 +72,18 @@ static int compare_numbers(const json_t *a, const json_t *b)
     return (x > y) - (x < y);
 }
 
+/* What it costs to look through a string. */
+static unsigned length_steps(const json_t *text)
+{
+    return (unsigned)(json_string_length(text) / 64);
+}
+
 /* Rules share their values, so that a small policy can make one that is vast to look through: every
  * part is a step. False, whatever they are, when there were too many: see exhausted(). */
 static bool equal(struct eval *ev, const json_t *a, const json_t *b)
 {
-    if (++ev->steps > STEPS_MAX || rank(a) != rank(b)) {
+    ev->steps += 1 + length_steps(a);
+    if (ev->steps > STEPS_MAX || rank(a) != rank(b)) {
         return false;
     }
     if (json_is_number(a)) {
@@ -271,6 +278,7 @@ static int binary(struct eval *ev, struct frame *f, const struct ct_expr *e, jso
     if (r != 1) {
         return r;
     }
+    ev->steps += length_steps(a[0]);
     r = e->kind == EXPR_CALL      ? call(ev, e, a, out)
         : e->kind == EXPR_IN      ? member(ev, e, a, out)
         : e->kind == EXPR_COMPARE ? compare(ev, e, a, out)
@@ -420,7 +428,7 @@ static int holds(struct eval *ev, struct frame *f, const struct ct_stmt *s)
 
 static int definition_value(struct eval *ev, const struct ct_definition *d, json_t **out)
 {
-    json_t *vars[64] = {0}; /* parse.c: VARS_MAX */
+    json_t *vars[64] = {0}; /* parse_parts.h: VARS_MAX */
     struct frame f = {vars};
     int r = holds(ev, &f, d->body);
     if (r == 1) {

@@ -154,7 +154,8 @@ class Generator:
                 "allow if { data.model.r0 }", "allow if { lower(input.host) == \"node-7\" }", "allow { true }",
                 "allow if { input := 1 }", "allow if { x = 1; x == 1 }", "allow if { some x; x == 1 }",
                 "allow if { {1, 2} == {2, 1} }", "allow[\"x\"] if { true }", "r9.a := 1", "allow if { not not true }",
-                "allow if { 1 == 1 == true }", "allow if { (1 == 1) == true }", "allow if { \"\\ud800\" == \"\" }")
+                "allow if { 1 == 1 == true }", "allow if { (1 == 1) == true }", "allow if { \"\\ud800\" == \"\" }",
+                "allow if { (input).uid == 1000 }", "allow if { (input.tags)[0] == \"prod\" }")
         position = self.random.randrange(len(text))
         if self.chance(0.5):
             return text[:position] + text[position + 1:]

@@ -71,6 +71,9 @@ static const struct {
     {"package model\nallow if { not startswith(1, \"a\") }", "take strings"},
     {"package model\nallow if { input.host.name == 1 }", "neither object nor array"},
     {"package modeller\nallow = true", "only `model`"},
+    {"package model\nallow if { (input).uid == 1000 }", "into brackets"},
+    {"package model\nallow if { (input.tags)[0] == \"prod\" }", "into brackets"},
+    {"package model\nimport rego .v1\nallow := true", "an import"},
     {"package model\nallow if { not input.default }", "the word `default`"},
     {"package model\nx := {\"if\": 1}\nallow if { x.if == 1 }", "the word `if`"},
     {"package model\nallow if { input.contains == 1 }", "undefined"},
@@ -145,6 +148,14 @@ Test(policy, bounds)
     for (int i = 0; i < 40; i++) {
         ct_buf_printf(&text, "a%d := [a%d, a%d]\nb%d := [b%d, b%d]\n", i + 1, i, i, i + 1, i, i);
     }
+    cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
+    cr_expect(strstr(err.msg, "steps"), "%s", err.msg);
+
+    /* A few thousand looks at a long string. */
+    text.len = 0;
+    ct_buf_printf(&text, "package model\nn := [1,2,3,4,5,6,7,8]\nlong := \"%050000d\"\n", 0);
+    ct_buf_puts(&text, "allow if {\nsome a in n\nsome b in n\nsome c in n\nsome d in n\n");
+    ct_buf_puts(&text, "n != [a, b, c, d]\ncontains(long, \"1\") == false\n}\n");
     cr_expect_eq(ct_policy_allow((char *)text.data, text.len, NULL, &err), -1);
     cr_expect(strstr(err.msg, "steps"), "%s", err.msg);
 
