@@ -335,10 +335,18 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
                  ct_source_read(m->source, buf, x->len, m->body_at + x->begin, &m->version, err) ||
                  for_units(&r, finish_unit, err) || check_source(&r, err);
     give_aead(m, r.aead);
+    /* What holds the plaintext now serves readers; a copy of the ciphertext only takes memory. */
+    ct_source_done(m->source, m->body_at + x->begin, x->len);
     if (failed) {
         memset(buf, 0, x->len);
         ct_damages_free(damages);
         return -1;
     }
     return 0;
+}
+
+void ct_model_fetch(struct ct_model *m, uint32_t extent)
+{
+    const struct extent *x = &m->extents[extent];
+    ct_source_fetch(m->source, m->body_at + x->begin, x->len);
 }

@@ -81,6 +81,10 @@ void ct_damages_free(struct ct_damages *d);
 int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                   struct ct_err *err);
 
+/* Has the source bring an extent's bytes near, and waits for it: for threads of their own, ahead of
+ * ct_model_read(). */
+void ct_model_fetch(struct ct_model *m, uint32_t extent);
+
 /* For inspect, status and xattrs. */
 struct ct_model_info {
     int version; /* of CryptoTensors: 1 or 2 */

@@ -59,7 +59,16 @@ static void fd_close(struct ct_source *s)
     free(s);
 }
 
-static const struct ct_source_ops fd_ops = {fd_pread, fd_version, fd_close};
+static void fd_advise(struct ct_source *s, uint64_t offset, uint64_t n, enum ct_advice advice)
+{
+    int how = advice == CT_WILL_NEED ? POSIX_FADV_WILLNEED : POSIX_FADV_DONTNEED;
+    if (offset <= INT64_MAX && n <= INT64_MAX - offset) {
+        (void)posix_fadvise(((struct fd_source *)s)->fd, (off_t)offset, (off_t)n, how);
+    }
+}
+
+static const struct ct_source_ops fd_ops = {
+    .pread = fd_pread, .version = fd_version, .close = fd_close, .advise = fd_advise};
 
 struct ct_source *ct_source_fd(int fd, struct ct_err *err)
 {
@@ -105,6 +114,33 @@ int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
 static bool same_data(const struct ct_version *a, const struct ct_version *b)
 {
     return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns;
+}
+
+void ct_source_done(struct ct_source *s, uint64_t offset, uint64_t n)
+{
+    if (s->ops->advise) {
+        s->ops->advise(s, offset, n, CT_DONE_WITH);
+    }
+}
+
+/* The kernel fetches no more at a time than its read-ahead for the file system, 128 KiB by default,
+ * and leaves some of it out when the file system is busy: hence the touch afterwards. */
+enum { FETCH_STEP = 128 << 10 };
+
+void ct_source_fetch(struct ct_source *s, uint64_t offset, uint64_t n)
+{
+    if (!s->ops->advise) {
+        return;
+    }
+    for (uint64_t at = 0; at < n; at += FETCH_STEP) {
+        s->ops->advise(s, offset + at, n - at < FETCH_STEP ? n - at : FETCH_STEP, CT_WILL_NEED);
+    }
+    for (uint64_t at = 0; at < n; at += FETCH_STEP) {
+        uint8_t byte;
+        if (s->ops->pread(s, &byte, 1, offset + at, NULL) != 1) {
+            return;
+        }
+    }
 }
 
 bool ct_version_same(const struct ct_version *a, const struct ct_version *b)

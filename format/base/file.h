@@ -28,12 +28,16 @@ struct ct_version {
 
 struct ct_source;
 
+enum ct_advice { CT_WILL_NEED, CT_DONE_WITH };
+
 struct ct_source_ops {
     /* Up to n bytes at `offset`; 0 at the end. -1 with err. Thread-safe. */
     ssize_t (*pread)(struct ct_source *s, void *buf, size_t n, uint64_t offset, struct ct_err *err);
     /* The version now. Thread-safe. */
     int (*version)(struct ct_source *s, struct ct_version *v, struct ct_err *err);
     void (*close)(struct ct_source *s);
+    /* May be NULL. Changes nothing but speed, and waits for nothing. Thread-safe. */
+    void (*advise)(struct ct_source *s, uint64_t offset, uint64_t n, enum ct_advice advice);
 };
 
 struct ct_source {
@@ -48,6 +52,11 @@ void ct_source_close(struct ct_source *s); /* NULL is allowed */
  * (`at_version`, may be NULL), CT_MALFORMED otherwise. Never SIGBUS: ciphertext is not mapped. */
 int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
                    const struct ct_version *at_version, struct ct_err *err);
+
+/* Has the source bring these bytes near, where that means anything to it, and waits for it. */
+void ct_source_fetch(struct ct_source *s, uint64_t offset, uint64_t n);
+/* They will hardly be read again: what holds them is better used for other things. */
+void ct_source_done(struct ct_source *s, uint64_t offset, uint64_t n);
 
 bool ct_version_same(const struct ct_version *a, const struct ct_version *b);
 /* CT_STALE unless the source's version is still `v`. */

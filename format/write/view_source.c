@@ -46,7 +46,8 @@ static void borrowed_close(struct ct_source *s)
     free(s);
 }
 
-static const struct ct_source_ops borrowed_ops = {borrowed_pread, borrowed_version, borrowed_close};
+static const struct ct_source_ops borrowed_ops = {
+    .pread = borrowed_pread, .version = borrowed_version, .close = borrowed_close};
 
 static struct ct_source *borrow(struct ct_source *to, struct ct_err *err)
 {
@@ -136,7 +137,8 @@ static void view_close(struct ct_source *s)
     free(v);
 }
 
-static const struct ct_source_ops view_ops = {view_pread, view_version, view_close};
+static const struct ct_source_ops view_ops = {
+    .pread = view_pread, .version = view_version, .close = view_close};
 
 static int open_model(struct view *v, struct ct_keysource *keys, struct ct_err *err)
 {

@@ -17,19 +17,45 @@ static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_
     pthread_cond_signal(&c->work);
 }
 
+/* How many extents to ask for, from *first: what has come into the window since the last time. A
+ * source that is asked for too much at a time may leave some of it out (FUSE does). With the node's
+ * lock held. */
+static uint32_t source_window(const struct kvfs_chunks *c, struct kvfs_cursor *stream, uint32_t now,
+                              uint32_t all, uint32_t *first)
+{
+    uint32_t window = kvfs_fetch_window(c->fetch);
+    uint32_t end = all - now < window ? all : now + window;
+    if (stream->asked < now + 1) {
+        stream->asked = now + 1;
+    }
+    uint32_t count = end > stream->asked ? end - stream->asked : 0;
+    *first = stream->asked;
+    stream->asked += count;
+    return count;
+}
+
 void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint64_t offset, uint32_t size)
 {
     size_t head = 0;
     (void)kvfs_content_head(content, &head);
+    bool body = offset + size > head;
+    uint32_t now = body ? kvfs_content_extent_at(content, offset + size - 1) : 0;
+    uint32_t all = kvfs_content_extents(content);
+    uint32_t first = 0;
+    uint32_t count = 0;
     pthread_mutex_lock(&node->lock);
-    bool stream = kvfs_streams_note(&node->streams, offset, size);
+    struct kvfs_cursor *stream = kvfs_streams_note(&node->streams, offset, size);
+    if (stream && body) {
+        count = source_window(c, stream, now, all, &first);
+    }
     pthread_mutex_unlock(&node->lock);
-    if (!stream || offset + size <= head) {
+    if (count) {
+        kvfs_fetch_ask(c->fetch, content, first, count);
+    }
+    if (!stream || !body) {
         return;
     }
-    uint32_t now = kvfs_content_extent_at(content, offset + size - 1);
-    uint32_t all = kvfs_content_extents(content);
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 1; i <= c->threads && now + i < all; i++) {
         wish_for(c, node, content, now + i);

@@ -432,6 +432,13 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
 
 /* ---- life ---- */
 
+enum { RUNNERS = 2 };
+
+struct kvfs_fetch *kvfs_chunks_fetch(struct kvfs_chunks *c)
+{
+    return c->fetch;
+}
+
 struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory, unsigned threads,
                                       struct ct_err *err)
 {
@@ -447,10 +454,14 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
     pthread_cond_init(&c->work, NULL);
     pthread_cond_init(&c->changed, NULL);
     if (kvfs_slots_make(&c->slots, memory, c->threads, err) ||
-        !(c->pool = kvfs_pool_start(c->threads, work, c, err))) {
+        !(c->pool = kvfs_pool_start(c->threads, RUNNERS, work, c, err))) {
         kvfs_slots_free(&c->slots);
         free(c);
         return NULL;
+    }
+    c->fetch = kvfs_fetch_start(memory, err);
+    if (!c->fetch) {
+        return NULL; /* and the process ends */
     }
     return c;
 }
@@ -528,6 +539,7 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
     struct ct_err err = CT_ERR_INIT;
     ct_err_set(&err, CT_IO, "unmounted");
     jobs_fail(c, queued, &err);
+    kvfs_fetch_stop(c->fetch);
     kvfs_pool_stop(c->pool);
     kvfs_slots_free(&c->slots);
     pthread_cond_destroy(&c->work);

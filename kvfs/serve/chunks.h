@@ -32,6 +32,7 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
  * thread. Bounded queue; runs it at once on the caller when full. */
 void kvfs_chunks_run(struct kvfs_chunks *c, void (*fn)(void *), void *arg);
 
+struct kvfs_fetch *kvfs_chunks_fetch(struct kvfs_chunks *c); /* fetch.h */
 /* There is something to do beside reads (resident.h). */
 void kvfs_chunks_wake(struct kvfs_chunks *c);
 /* For the counters: bytes of a node that were decrypted elsewhere. */

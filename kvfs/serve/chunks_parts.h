@@ -3,6 +3,7 @@
 #define KVFS_SERVE_CHUNKS_PARTS_H
 
 #include "kvfs/serve/chunks.h"
+#include "kvfs/serve/fetch.h"
 #include "kvfs/serve/pool.h"
 #include "kvfs/serve/slots.h"
 
@@ -27,6 +28,7 @@ struct kvfs_chunks {
     struct kvfs_serve *serve;
     struct kvfs_slots slots;
     struct kvfs_pool *pool;
+    struct kvfs_fetch *fetch;
     unsigned threads;
 
     pthread_mutex_t lock;   /* guards what follows, and the slots' bookkeeping */

@@ -229,3 +229,15 @@ int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
     }
     return 0;
 }
+
+void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent)
+{
+    if (c->model) {
+        ct_model_fetch(c->model, extent);
+    } else if (c->source) {
+        uint64_t begin = 0;
+        uint32_t len = 0;
+        kvfs_content_extent(c, extent, &begin, &len);
+        ct_source_fetch(c->source, begin, len);
+    }
+}

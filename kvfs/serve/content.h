@@ -34,6 +34,8 @@ void kvfs_content_extent(const struct kvfs_content *c, uint32_t i, uint64_t *beg
 /* As ct_model_read(); damage ranges are in file offsets. */
 int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                       struct ct_damages *damages, struct ct_err *err);
+/* As ct_model_fetch(). */
+void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent);
 /* CT_STALE if the source is not what it was when the content was made. */
 int kvfs_content_check(struct kvfs_content *c, struct ct_err *err);
 /* NULL unless it is a model. Borrowed. */

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { RUNNERS = 2, QUEUE = 256 };
+enum { QUEUE = 256 };
 
 struct task {
     void (*fn)(void *);
@@ -59,11 +59,12 @@ static void *runner(void *arg)
     return NULL;
 }
 
-struct kvfs_pool *kvfs_pool_start(unsigned threads, void (*work)(void *arg, unsigned number),
-                                  void *arg, struct ct_err *err)
+struct kvfs_pool *kvfs_pool_start(unsigned threads, unsigned runners,
+                                  void (*work)(void *arg, unsigned number), void *arg,
+                                  struct ct_err *err)
 {
     struct kvfs_pool *p = calloc(1, sizeof(*p));
-    unsigned all = threads + RUNNERS;
+    unsigned all = threads + runners;
     if (p) {
         p->ids = calloc(all, sizeof(*p->ids));
         p->starters = calloc(all, sizeof(*p->starters));
@@ -95,7 +96,7 @@ struct kvfs_pool *kvfs_pool_start(unsigned threads, void (*work)(void *arg, unsi
     return p;
 }
 
-void kvfs_pool_run(struct kvfs_pool *p, void (*fn)(void *), void *arg)
+bool kvfs_pool_try(struct kvfs_pool *p, void (*fn)(void *), void *arg)
 {
     bool queued = false;
     pthread_mutex_lock(&p->lock);
@@ -105,7 +106,12 @@ void kvfs_pool_run(struct kvfs_pool *p, void (*fn)(void *), void *arg)
         queued = true;
     }
     pthread_mutex_unlock(&p->lock);
-    if (!queued) {
+    return queued;
+}
+
+void kvfs_pool_run(struct kvfs_pool *p, void (*fn)(void *), void *arg)
+{
+    if (!kvfs_pool_try(p, fn, arg)) {
         fn(arg);
     }
 }

@@ -1,5 +1,7 @@
 #include "kvfs/serve/prefetch.h"
 
+#include <stddef.h>
+
 /* A request continues a stream if it begins where the last one ended, or, being read-ahead of some
  * size, one request's length off: several FUSE threads take them from the queue. Looser matching
  * makes random faults prefetch. */
@@ -9,7 +11,7 @@ static bool continues(uint64_t next, uint64_t offset, uint64_t len)
     return next && offset + slack >= next && offset <= next + slack;
 }
 
-bool kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len)
+struct kvfs_cursor *kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len)
 {
     unsigned oldest = 0;
     s->tick++;
@@ -18,7 +20,7 @@ bool kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len)
             uint64_t end = offset + len;
             s->cursors[i].next = end > s->cursors[i].next ? end : s->cursors[i].next;
             s->cursors[i].used = s->tick;
-            return true;
+            return &s->cursors[i];
         }
         if (s->cursors[i].used < s->cursors[oldest].used) {
             oldest = i;
@@ -26,5 +28,6 @@ bool kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len)
     }
     s->cursors[oldest].next = offset + len;
     s->cursors[oldest].used = s->tick;
-    return false;
+    s->cursors[oldest].asked = 0;
+    return NULL;
 }

@@ -10,15 +10,18 @@
 
 enum { KVFS_CURSORS = 16 };
 
+struct kvfs_cursor {
+    uint64_t next;  /* offset where the stream would go on */
+    uint64_t used;  /* tick of the last match */
+    uint32_t asked; /* extents before this one have been asked of the source; its user's */
+};
+
 struct kvfs_streams { /* zero-initialised; its user locks */
-    struct {
-        uint64_t next; /* offset where the stream would go on */
-        uint64_t used; /* tick of the last match */
-    } cursors[KVFS_CURSORS];
+    struct kvfs_cursor cursors[KVFS_CURSORS];
     uint64_t tick;
 };
 
-/* Notes a read. True if it continues a stream: the file is being read forward there. */
-bool kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len);
+/* Notes a read. The stream that it continues, if it does: the file is being read forward there. */
+struct kvfs_cursor *kvfs_streams_note(struct kvfs_streams *s, uint64_t offset, uint64_t len);
 
 #endif

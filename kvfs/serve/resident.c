@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "format/base/secret.h"
+#include "kvfs/serve/fetch.h"
 
 /* Smaller files gain nothing from it. */
 #define AUTO_LEAST (UINT64_C(256) * 1000 * 1000)
@@ -385,10 +386,15 @@ static struct kvfs_resident *find_work(struct kvfs_resident_set *set)
     return oldest;
 }
 
-static int decrypt(struct kvfs_resident *r, uint32_t extent, uint32_t *len, struct ct_err *err)
+static int decrypt(struct kvfs_serve *s, struct kvfs_resident *r, uint32_t extent, uint32_t *len,
+                   struct ct_err *err)
 {
     struct ct_damages damages = {0};
     uint64_t begin = 0;
+    struct kvfs_fetch *fetch = kvfs_chunks_fetch(s->chunks);
+    uint32_t window = kvfs_fetch_window(fetch);
+    /* A window at the beginning, and then one more for each that is taken. */
+    kvfs_fetch_ask(fetch, r->content, extent ? extent + window : 1, extent ? 1 : window);
     kvfs_content_extent(r->content, extent, &begin, len);
     int rc = kvfs_content_read(r->content, extent, r->map + begin, &damages, err);
     if (rc == 0 && damages.count) {
@@ -415,7 +421,7 @@ void kvfs_resident_step(struct kvfs_serve *s)
     }
     pthread_mutex_unlock(&set->lock);
 
-    int rc = decrypt(r, extent, &len, &err);
+    int rc = decrypt(s, r, extent, &len, &err);
     kvfs_chunks_decrypted(s->chunks, r->node, len);
 
     pthread_mutex_lock(&set->lock);

@@ -45,7 +45,8 @@ static void file_close(struct ct_source *s)
     (void)s;
 }
 
-static const struct ct_source_ops ops = {file_pread, file_version, file_close};
+static const struct ct_source_ops ops = {
+    .pread = file_pread, .version = file_version, .close = file_close};
 
 struct ct_version model_file_version(const struct model_file *f)
 {

@@ -382,7 +382,7 @@ static int failing_version(struct ct_source *s, struct ct_version *v, struct ct_
 
 Test(writer, source_fails)
 {
-    static const struct ct_source_ops ops = {failing_pread, failing_version, NULL};
+    static const struct ct_source_ops ops = {.pread = failing_pread, .version = failing_version};
     struct ct_err err = CT_ERR_INIT;
     struct ct_version v;
     struct dir d = dir_new();
