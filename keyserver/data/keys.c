@@ -19,7 +19,7 @@ int ks_make_secret(struct ks_ctx *c, const struct ks_place *at, size_t len,
 
 static bool is_kid(struct ct_span have, const char *wanted)
 {
-    return ct_span_eq(have, wanted);
+    return ct_span_is(have, wanted, strlen(wanted));
 }
 
 static int master(struct ct_keysource *ks, const struct ct_keyref *ref, struct ct_secret **out,

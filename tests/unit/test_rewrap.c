@@ -181,8 +181,9 @@ static void expect_facts(const struct ct_buf *all, size_t n, const struct ct_buf
     cr_expect_str_eq(before.policy.remote, after.policy.remote);
     ct_header_facts_free(&before);
     ct_header_facts_free(&after);
-    cr_expect_eq(ct_header_facts(header->data, header->len, ct_keyring_source(owner), &after, &err),
-                 -1);
+    cr_expect_eq(
+        ct_header_facts(header->data, header->len - 1, ct_keyring_source(fresh), &after, &err), -1);
+    cr_expect_eq(err.code, CT_MALFORMED);
     ct_header_facts_free(&after);
 }
 
