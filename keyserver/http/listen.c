@@ -16,6 +16,7 @@ enum {
     IDLE_SECONDS = 30,     /* without a byte */
     BODY_SECONDS = 120,    /* for a whole request */
     BODY_MAX = 4 * KS_MIB, /* of a request that is no upload */
+    DROP_MAX = 64 * KS_MIB, /* what is read of a body that is refused, so that the answer arrives */
     CONNECTIONS = 4096,
     PEM_MAX = 65536,
 };
@@ -53,14 +54,19 @@ static size_t limit_of(const struct ks_request *r)
     return flags & KS_ROUTE_UPLOAD ? r->server->opt.max_upload : flags & KS_ROUTE_BODY ? BODY_MAX : 0;
 }
 
-/* What can be refused before a byte of the body is read. */
-static void refuse_early(struct ks_request *r)
+static uint64_t announced(const struct ks_request *r)
 {
     const char *length = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND,
                                                      MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return length ? strtoull(length, NULL, 10) : 0;
+}
+
+/* What can be refused before a byte of the body is read. */
+static void refuse_early(struct ks_request *r)
+{
     if (r->route && r->route->flags & KS_ROUTE_PUBLISHER && !ks_token_plausible(r)) {
         (void)ks_refuse(r, KS_TOKEN, NULL);
-    } else if (r->route && length && strtoull(length, NULL, 10) > limit_of(r)) {
+    } else if (r->route && announced(r) > limit_of(r)) {
         (void)ks_refuse(r, KS_TOO_LARGE, "at most %zu bytes", limit_of(r));
     }
 }
@@ -113,7 +119,8 @@ static enum MHD_Result take_body(struct ks_listener *l, struct ks_request *r, co
         return MHD_NO;
     }
     if (r->code != KS_OK) {
-        return MHD_YES; /* read and dropped, so that the refusal can be sent */
+        r->dropped += n;
+        return r->dropped > DROP_MAX ? MHD_NO : MHD_YES;
     }
     if (r->raw.len + n > limit_of(r)) {
         ct_buf_free(&r->raw);
@@ -192,8 +199,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     (void)version;
     if (!r) {
         *state = r = begin(l, c, url, method);
-        /* Too large, or without a token: answered at once, and the connection closed. */
-        return !r ? MHD_NO : r->code == KS_TOO_LARGE || r->code == KS_TOKEN ? answer(l, r) : MHD_YES;
+        /* Answered at once, and the connection closed. */
+        return !r ? MHD_NO : r->code != KS_OK && announced(r) > DROP_MAX ? answer(l, r) : MHD_YES;
     }
     if (*size) {
         size_t n = *size;

@@ -49,6 +49,7 @@ struct ks_request {
     struct ct_buf raw;
     int64_t started_ns;
     size_t budget; /* bytes of the common budget that it holds */
+    size_t dropped;
 
     /* while it runs */
     struct ks_ctx ctx;

@@ -24,6 +24,7 @@ from kvfstest import ROOT, die_with_parent, kvfs, workdir
 KEYSERVER = os.environ.get("KVFS_KEYSERVER",
                            os.path.join(ROOT, "build/release/keyserver/kvfs-keyserver"))
 DEPLOY = "/api/deploy/v1"
+CHUNKED = "Transfer-Encoding"
 
 
 def b64url(data):
@@ -63,7 +64,8 @@ class Http:
                 self.connection = http.client.HTTPSConnection(
                     self.host, self.server.port, context=self.context, timeout=timeout)
             try:
-                self.connection.request(method, path, body=body, headers=headers or {})
+                self.connection.request(method, path, body=body, headers=headers or {},
+                                        encode_chunked=bool(headers and CHUNKED in headers))
                 answer = self.connection.getresponse()
                 data = answer.read()
             except (http.client.HTTPException, ConnectionError, OSError):

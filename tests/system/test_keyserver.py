@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The key server over TLS: a producer, a subscriber, an operator; what is released is what opens."""
+import base64
 import json
 import os
 import sys
 import threading
+import time
 
 from ksclient import (MEASUREMENTS, Publisher, Refused, Runtime, Server, encrypt, header_of,
                       measurement, refused, sha, timed, with_header, write_plain)
@@ -97,13 +99,11 @@ def test_publisher(world):
         assert {f["filename"]: f["header_sha256"] for f in listed["files"]} == {
             name: sha(data) for name, data in world["m-headers"].items()}
         one = alice.call("GET", alice.model("m", f"/files/{SHARDS[1]}"))
-        import base64  # pylint: disable=import-outside-toplevel
         assert base64.b64decode(one["file_header"]) == world["m-headers"][SHARDS[1]]
     with check("a client that knows no stages: current when a numbered set is whole"):
         one, two, three = (dict([item]) for item in world["n-headers"].items())
         alice.upload("n", one)
         alice.upload("n", two)
-        import time  # pylint: disable=import-outside-toplevel
         time.sleep(3)
         assert alice.detail("n")["generation"] == 0, "half a set is current"
         alice.upload("n", three)
@@ -356,7 +356,6 @@ def test_server(world):
             assert secret not in log
     with check("nothing secret lies open in the database"):
         secrets = [before["k"]] + [k.get("k") or k["d"] for k in world["alice"].keys("m")]
-        import base64  # pylint: disable=import-outside-toplevel
         for name in os.listdir(server.dir):
             if name.startswith("keyserver.db"):
                 with open(os.path.join(server.dir, name), "rb") as file:
