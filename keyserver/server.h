@@ -55,8 +55,8 @@ int ks_secrets_create(struct ks_ctx *c, struct ct_err *err);
 /* Loads them. Inside a transaction. */
 int ks_secrets_load(struct ks_ctx *c, struct ks_server *s, struct ct_err *err);
 void ks_secrets_free(struct ks_server *s);
-/* Has a server key that is good for long enough yet, made here or by another replica. Transactions of
- * its own. */
+/* Has a server key that is good for long enough yet, made here or by another replica. Transactions
+ * of its own. */
 int ks_server_key_refresh(struct ks_ctx *c, struct ks_server *s, struct ct_err *err);
 /* The newest, as a public JWK; owned by the caller. */
 json_t *ks_server_key_current(struct ks_server *s, struct ct_err *err);

@@ -1,7 +1,7 @@
 /*
- * The administrator's commands: `kvfs-keyserver NOUN [VERB] [WORD…] [--option=value…]`, one row each in
- * main.c's table. They work on the database itself, beside a running server; what they change a server
- * sees at once.
+ * The administrator's commands: `kvfs-keyserver NOUN [VERB] [WORD…] [--option=value…]`, one row
+ * each in main.c's table. They work on the database itself, beside a running server; what they
+ * change a server sees at once.
  *
  * Exit codes: 0 done, 1 failed, 2 usage.
  */
@@ -29,7 +29,7 @@ struct ks_admin {
 struct ks_command {
     const char *noun, *verb; /* verb NULL: none */
     const char *words;       /* for the usage: "USER" */
-    const char *options;     /* names, with blanks between them; `json` and `dir` are always there */
+    const char *options; /* names, with blanks between them; `json` and `dir` are always there */
     int (*run)(struct ks_admin *a, struct ct_err *err);
     bool open;
     const char *summary;
@@ -40,7 +40,8 @@ const char *ks_option(const struct ks_admin *a, const char *name, const char *ot
 /* A whole number from 0 to max; CT_USAGE. */
 int ks_option_number(const struct ks_admin *a, const char *name, int64_t otherwise, int64_t max,
                      int64_t *out, struct ct_err *err);
-/* Seconds since the epoch, out of a date (2026-12-31) or a time (2026-12-31T23:59:59Z); 0 without. */
+/* Seconds since the epoch, out of a date (2026-12-31) or a time (2026-12-31T23:59:59Z); 0 without.
+ */
 int ks_option_time(const struct ks_admin *a, const char *name, int64_t *out, struct ct_err *err);
 
 /* DIR/name */

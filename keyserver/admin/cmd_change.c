@@ -24,8 +24,8 @@ int ks_cmd_user_disable(struct ks_admin *a, struct ct_err *err)
         ks_admin_record(a, u.name, NULL, NULL, NULL, err)) {
         return -1;
     }
-    return ks_admin_print(a, json_pack("{s:s,s:I}", "user", u.name, "revoked_leases",
-                                       (json_int_t)leases), err);
+    return ks_admin_print(
+        a, json_pack("{s:s,s:I}", "user", u.name, "revoked_leases", (json_int_t)leases), err);
 }
 
 int ks_cmd_apikey_add(struct ks_admin *a, struct ct_err *err)

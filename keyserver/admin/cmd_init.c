@@ -31,7 +31,8 @@ static int write_database(struct ks_admin *a, struct ct_err *err)
     ct_autofd dirfd = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int r = ks_path(a, "database", path, err) || ct_buf_ok(&text, err) ||
                     ct_newfile_open(&f, dirfd, "database", S_IRUSR | S_IWUSR, err) ||
-                    ct_write_full(f.fd, text.data, text.len, err) || ct_newfile_commit(&f, true, err)
+                    ct_write_full(f.fd, text.data, text.len, err) ||
+                    ct_newfile_commit(&f, true, err)
                 ? -1
                 : 0;
     ct_newfile_abort(&f);

@@ -79,9 +79,9 @@ static int seal_all(struct ks_admin *a, struct ct_err *err)
 }
 
 /*
- * At every moment the file opens everything: first the new key is added, then everything is sealed with
- * it, and once more after what others may have begun before that has ended; then the old one goes.
- * Whoever kills this in between runs it again.
+ * At every moment the file opens everything: first the new key is added, then everything is sealed
+ * with it, and once more after what others may have begun before that has ended; then the old one
+ * goes. Whoever kills this in between runs it again.
  */
 int ks_cmd_rotate(struct ks_admin *a, struct ct_err *err)
 {

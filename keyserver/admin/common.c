@@ -109,8 +109,7 @@ int ks_admin_open(struct ks_admin *a, bool current, struct ct_err *err)
     if (access(a->database, F_OK) && *a->database == '/' && current) {
         return ct_err_set(err, CT_NOTFOUND, "%s is not there: run init", a->database);
     }
-    return ks_seal_open(path, &a->ctx.seal, err) ||
-                   ks_db_open(a->database, &a->ctx.db, err) ||
+    return ks_seal_open(path, &a->ctx.seal, err) || ks_db_open(a->database, &a->ctx.db, err) ||
                    (current && ks_schema_check(a->ctx.db, err))
                ? -1
                : 0;
@@ -228,8 +227,7 @@ static json_t *collect(struct ks_rows *rows, const struct column *columns, size_
     while ((r = ks_next(rows, err)) == 1) {
         json_t *object = json_object();
         for (size_t i = 0; i < count; i++) {
-            (void)json_object_set_new(object, columns[i].name,
-                                      cell(rows, (int)i, columns[i].kind));
+            (void)json_object_set_new(object, columns[i].name, cell(rows, (int)i, columns[i].kind));
         }
         (void)json_array_append_new(list, object);
     }
@@ -274,8 +272,7 @@ static void print_table(const json_t *list, const struct column *columns, size_t
     }
 }
 
-int ks_admin_list(struct ks_admin *a, struct ks_rows *rows, const char *columns,
-                  struct ct_err *err)
+int ks_admin_list(struct ks_admin *a, struct ks_rows *rows, const char *columns, struct ct_err *err)
 {
     struct column list[16] = {0};
     size_t count = read_columns(columns, list, 16);

@@ -7,7 +7,7 @@
 #include "keyserver/admin/admin.h"
 
 #define SERVE                                                                                      \
-    "listen cert key workers rate-login rate-attest settle challenge-seconds ticket-seconds"      \
+    "listen cert key workers rate-login rate-attest settle challenge-seconds ticket-seconds"       \
     " server-key-seconds max-upload secrets verbose"
 
 static const struct ks_command commands[] = {

@@ -44,9 +44,8 @@ static bool fill(X509 *cert, EVP_PKEY *key, const char *names)
     char alternative[NAMES_MAX];
     uint8_t serial[16];
     alternatives(names, alternative);
-    BIGNUM *number = RAND_bytes(serial, sizeof(serial)) == 1
-                         ? BN_bin2bn(serial, sizeof(serial), NULL)
-                         : NULL;
+    BIGNUM *number =
+        RAND_bytes(serial, sizeof(serial)) == 1 ? BN_bin2bn(serial, sizeof(serial), NULL) : NULL;
     X509_NAME *name = X509_get_subject_name(cert);
     bool good =
         number && X509_set_version(cert, X509_VERSION_3) == 1 &&

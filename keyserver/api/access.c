@@ -55,9 +55,10 @@ static int check_baseline(struct ks_request *r, const struct ks_model *m, const 
 {
     ks_autorows rows = NULL;
     int rank = ks_assurance_rank(claim(claims, "assurance"));
-    int rc = ks_one(r->ctx.db, &rows, err,
-                    "SELECT assurance, withdrawn FROM baselines WHERE model_id = $1 AND digest = $2",
-                    "ss", m->id, claim(claims, "measurement"));
+    int rc =
+        ks_one(r->ctx.db, &rows, err,
+               "SELECT assurance, withdrawn FROM baselines WHERE model_id = $1 AND digest = $2",
+               "ss", m->id, claim(claims, "measurement"));
     if (rc != 1) {
         return rc < 0 ? -1 : ks_refuse(r, KS_BASELINE, "%s", claim(claims, "measurement"));
     }

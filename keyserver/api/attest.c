@@ -4,9 +4,8 @@
 
 enum { MODELS_MAX = 64, HOST_MAX = 255 };
 
-static int make_ticket(struct ks_request *r, const struct ks_evidence *e,
-                       const struct ks_access *a, char ticket[static KS_TOKEN_LEN + 1],
-                       struct ct_err *err)
+static int make_ticket(struct ks_request *r, const struct ks_evidence *e, const struct ks_access *a,
+                       char ticket[static KS_TOKEN_LEN + 1], struct ct_err *err)
 {
     char hash[KS_HEX + 1];
     if (ks_new_token(ticket, err) || ks_hex_sha256(ticket, KS_TOKEN_LEN, hash, err)) {

@@ -6,9 +6,9 @@
 #include "keyserver/crypto/stamp.h"
 
 /*
- * Sessions. An access token is a stamp, so that a request without a good one is refused before its body
- * is read; what it stands for is in the database, by its hash. A refresh token works once: who presents
- * one that was used has stolen it, or was stolen from, and the session ends.
+ * Sessions. An access token is a stamp, so that a request without a good one is refused before its
+ * body is read; what it stands for is in the database, by its hash. A refresh token works once: who
+ * presents one that was used has stolen it, or was stolen from, and the session ends.
  */
 enum { ACCESS_SECONDS = 3600, REFRESH_SECONDS = 30 * 86400 };
 
@@ -106,28 +106,29 @@ int ks_post_login(struct ks_request *r, struct ct_err *err)
 
 struct session {
     char id[KS_ID + 1];
-    bool used; /* the token is the one before the current one */
+    uint8_t hash[CT_SHA256_LEN]; /* of the token */
+    bool used;                   /* the token is the one before the current one */
 };
 
 /* The running session that a refresh token belongs to. */
 static int find_session(struct ks_request *r, struct session *out, struct ct_err *err)
 {
-    uint8_t hash[CT_SHA256_LEN];
     ks_autorows rows = NULL;
     const char *text = ks_body_text(r, "refresh_token");
     int rc = ks_body_members(r, "refresh_token");
     if (rc || !text) {
         return rc ? rc : ks_refuse(r, KS_MALFORMED, "refresh_token is not a string");
     }
-    if (ct_sha256(text, strlen(text), hash, err)) {
+    if (ct_sha256(text, strlen(text), out->hash, err)) {
         return -1;
     }
-    rc = ks_one(r->ctx.db, &rows, err,
-                "SELECT s.id, u.id, u.name, CASE WHEN s.refresh = $1 THEN 0 ELSE 1 END FROM sessions"
-                " s JOIN apikeys k ON k.id = s.apikey_id JOIN users u ON u.id = k.user_id WHERE"
-                " (s.refresh = $1 OR s.previous = $1) AND s.ended = 0 AND s.refresh_expires > $2"
-                " AND k.revoked = 0 AND u.disabled = 0 AND (k.expires = 0 OR k.expires > $2)",
-                "bi", hash, sizeof(hash), ks_now());
+    rc =
+        ks_one(r->ctx.db, &rows, err,
+               "SELECT s.id, u.id, u.name, CASE WHEN s.refresh = $1 THEN 0 ELSE 1 END FROM sessions"
+               " s JOIN apikeys k ON k.id = s.apikey_id JOIN users u ON u.id = k.user_id WHERE"
+               " (s.refresh = $1 OR s.previous = $1) AND s.ended = 0 AND s.refresh_expires > $2"
+               " AND k.revoked = 0 AND u.disabled = 0 AND (k.expires = 0 OR k.expires > $2)",
+               "bi", out->hash, sizeof(out->hash), ks_now());
     if (rc != 1) {
         return rc < 0 ? -1 : ks_refuse(r, KS_TOKEN, NULL);
     }
@@ -158,15 +159,20 @@ int ks_post_refresh(struct ks_request *r, struct ct_err *err)
         r->keep = true;
         return end_session(r, &s, err)
                    ? -1
-                   : ks_refuse(r, KS_TOKEN, "this refresh token was used before: the session ended");
+                   : ks_refuse(r, KS_TOKEN,
+                               "this refresh token was used before: the session ended");
     }
-    if (make_tokens(r, &t, err) ||
-        ks_exec(r->ctx.db, err,
-                "UPDATE sessions SET previous = refresh, access = $2, refresh = $3,"
-                " access_expires = $4, refresh_expires = $5 WHERE id = $1",
-                "sbbii", s.id, t.access_hash, sizeof(t.access_hash), t.refresh_hash,
-                sizeof(t.refresh_hash), t.access_expires, t.refresh_expires) < 0) {
+    if (make_tokens(r, &t, err)) {
         return -1;
+    }
+    int64_t n = ks_exec(r->ctx.db, err,
+                        "UPDATE sessions SET previous = refresh, access = $2, refresh = $3,"
+                        " access_expires = $4, refresh_expires = $5 WHERE id = $1 AND refresh = $6",
+                        "sbbiib", s.id, t.access_hash, sizeof(t.access_hash), t.refresh_hash,
+                        sizeof(t.refresh_hash), t.access_expires, t.refresh_expires, s.hash,
+                        sizeof(s.hash));
+    if (n < 1) {
+        return n < 0 ? -1 : ks_refuse(r, KS_TOKEN, NULL);
     }
     return answer(r, &t, r->user.name, err);
 }

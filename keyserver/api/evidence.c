@@ -75,8 +75,7 @@ static int check_challenge(struct ks_request *r, struct ks_evidence *e, struct c
     if (rc) {
         return rc;
     }
-    if (!e->challenge ||
-        ks_stamp_read(r->server->stamp_key, 'c', e->challenge, &stamp, err)) {
+    if (!e->challenge || ks_stamp_read(r->server->stamp_key, 'c', e->challenge, &stamp, err)) {
         return e->challenge && err->code != CT_REJECTED ? -1 : ks_refuse(r, KS_CHALLENGE, NULL);
     }
     if (stamp.expires <= ks_now()) {
@@ -92,7 +91,7 @@ static int check_challenge(struct ks_request *r, struct ks_evidence *e, struct c
     r->keep = true;
     json_int_t version = json_integer_value(json_object_get(e->plain, "version"));
     return offered == stamp.version && version == stamp.version ? 0
-                                                               : ks_refuse(r, KS_DOWNGRADE, NULL);
+                                                                : ks_refuse(r, KS_DOWNGRADE, NULL);
 }
 
 int ks_evidence_open(struct ks_request *r, const char *typ, struct ks_evidence *e,
@@ -154,8 +153,8 @@ static int check_guard(struct ks_request *r, const json_t *guard, const char *pr
     }
     const char *state = json_string_value(json_object_get(guard, "state"));
     const json_t *findings = json_object_get(guard, "findings");
-    if (!state || (strcmp(state, "off") != 0 && strcmp(state, "ok") != 0 &&
-                   strcmp(state, "drift") != 0)) {
+    if (!state ||
+        (strcmp(state, "off") != 0 && strcmp(state, "ok") != 0 && strcmp(state, "drift") != 0)) {
         return ks_refuse(r, KS_MALFORMED, "guard.state is not off, ok or drift");
     }
     if (!json_is_array(findings) || json_array_size(findings) > FINDINGS_MAX) {
@@ -185,12 +184,11 @@ static int take_claims(struct ks_request *r, struct ks_evidence *e, struct ct_er
     if (rc) {
         return rc;
     }
-    ks_autojson more = json_pack("{s:s,s:s,s:O,s:s}", "measurement", digest, "profile", profile,
-                                 "guard", json_object_get(guard, "state"), "assurance",
-                                 "self-reported");
-    return json_object_update(e->claims, more)
-               ? ct_err_set(err, CT_NOMEM, "no memory for evidence")
-               : 0;
+    ks_autojson more =
+        json_pack("{s:s,s:s,s:O,s:s}", "measurement", digest, "profile", profile, "guard",
+                  json_object_get(guard, "state"), "assurance", "self-reported");
+    return json_object_update(e->claims, more) ? ct_err_set(err, CT_NOMEM, "no memory for evidence")
+                                               : 0;
 }
 
 /* ---- binding ---- */
@@ -216,8 +214,7 @@ static int check_binding(struct ks_request *r, struct ks_evidence *e, const char
     }
     ks_autojson wanted = json_pack("{s:i,s:s,s:s?,s:s}", "version", VERSION, "challenge",
                                    e->challenge, "lease", lease, "evidence", e->evidence);
-    return json_equal(payload, wanted) ? 0
-                                       : ks_refuse(r, KS_BINDING, "it is for other evidence");
+    return json_equal(payload, wanted) ? 0 : ks_refuse(r, KS_BINDING, "it is for other evidence");
 }
 
 int ks_evidence_check(struct ks_request *r, struct ks_evidence *e, const char *lease,

@@ -84,8 +84,8 @@ static int check_proof(struct ks_request *r, const struct ticket *t, struct proo
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_PROOF, err)
                                         : ks_refuse_err(r, KS_JOSE, err);
     }
-    int rc = ks_members(r, p->payload, "the proof",
-                        "version ticket_sha256 call headers headers_sha256");
+    int rc =
+        ks_members(r, p->payload, "the proof", "version ticket_sha256 call headers headers_sha256");
     if (rc) {
         return rc;
     }
@@ -138,7 +138,12 @@ static int check_key(struct ks_request *r, const struct ticket *t, struct ct_err
 static int check_again(struct ks_request *r, const struct ticket *t, struct ks_access *a,
                        struct ct_err *err)
 {
-    int rc = check_key(r, t, err);
+    /* From here to the commit nobody revokes the key, disables the user or publishes. */
+    int rc = ks_hold(r->ctx.db, KS_APIKEYS, t->apikey_id, err) ||
+                     ks_hold(r->ctx.db, KS_USERS, t->user_id, err) ||
+                     ks_hold(r->ctx.db, KS_MODELS, t->model_id, err)
+                 ? -1
+                 : check_key(r, t, err);
     rc = rc ? rc : ks_access_check(r, &t->user, t->model, t->claims, "keys", a, err);
     if (rc) {
         return rc;
@@ -167,16 +172,16 @@ static struct ks_rows *query_set(struct ks_request *r, const struct ticket *t,
 }
 
 /* The set that he has to have: [{"path", "sha256", "immutable_sha256", "body"}, …]. */
-static json_t *personal_set(struct ks_request *r, const struct ticket *t,
-                            const struct ks_access *a, struct ct_err *err)
+static json_t *personal_set(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
+                            struct ct_err *err)
 {
     ks_autojson set = json_array();
     ks_autorows rows = query_set(r, t, a, err);
     int rc = rows ? 1 : -1;
     while (rc == 1 && (rc = ks_next(rows, err)) == 1) {
-        json_t *one = json_pack("{s:s,s:s,s:s,s:I}", "path", ks_text(rows, 0), "sha256",
-                                ks_text(rows, 1), "immutable_sha256", ks_text(rows, 2), "body",
-                                (json_int_t)ks_int(rows, 3));
+        json_t *one =
+            json_pack("{s:s,s:s,s:s,s:I}", "path", ks_text(rows, 0), "sha256", ks_text(rows, 1),
+                      "immutable_sha256", ks_text(rows, 2), "body", (json_int_t)ks_int(rows, 3));
         if (!one || json_array_append_new(set, one)) {
             rc = ct_err_set(err, CT_NOMEM, "no memory for headers");
         }
@@ -203,9 +208,9 @@ static int load_header(struct ks_request *r, const struct ticket *t, const struc
     }
     const uint8_t *p = ks_blob(rows, 0, &n);
     ct_base64_put(&text, p, n);
-    *out = text.failed ? NULL
-                       : json_pack("{s:s,s:s%}", "path", path, "header", (char *)text.data,
-                                   text.len);
+    *out = text.failed
+               ? NULL
+               : json_pack("{s:s,s:s%}", "path", path, "header", (char *)text.data, text.len);
     return *out ? 0 : ct_err_set(err, CT_NOMEM, "no memory for a header");
 }
 
@@ -224,8 +229,8 @@ static json_t *by_path(const json_t *headers)
 }
 
 static int synchronise(struct ks_request *r, const struct ticket *t, const struct proof *p,
-                const struct ks_access *a, json_t *set, const char *set_sha256,
-                struct ct_err *err)
+                       const struct ks_access *a, json_t *set, const char *set_sha256,
+                       struct ct_err *err)
 {
     size_t i = 0;
     const json_t *one = NULL;
@@ -262,21 +267,24 @@ static int synchronise(struct ks_request *r, const struct ticket *t, const struc
 static int count_leases(struct ks_request *r, const struct ks_subscription *s, struct ct_err *err)
 {
     ks_autorows rows = NULL;
-    if (ks_exec(r->ctx.db, err, "UPDATE subscriptions SET leases = leases + 1 WHERE id = $1", "s",
-                s->id) < 0) {
-        return -1;
+    int64_t n = ks_exec(r->ctx.db, err,
+                        "UPDATE subscriptions SET leases = leases + 1 WHERE id = $1 AND ended = 0",
+                        "s", s->id);
+    if (n < 1) {
+        return n < 0 ? -1 : ks_refuse(r, KS_SUBSCRIPTION, NULL);
     }
     if (s->max_leases == 0) {
         return 0;
     }
-    int rc = ks_one(r->ctx.db, &rows, err,
-                    "SELECT COUNT(*) FROM leases WHERE subscription_id = $1 AND expires + grace > $2"
-                    " AND ended = 0 AND revoked = 0",
-                    "si", s->id, ks_now());
-    return rc < 0                                  ? -1
-           : ks_int(rows, 0) < s->max_leases ? 0
-                                                   : ks_refuse(r, KS_MAX_LEASES, "%lld",
-                                                               (long long)s->max_leases);
+    int rc =
+        ks_one(r->ctx.db, &rows, err,
+               "SELECT COUNT(*) FROM leases WHERE subscription_id = $1 AND expires + grace > $2"
+               " AND ended = 0 AND revoked = 0",
+               "si", s->id, ks_now());
+    return rc < 0 ? -1
+           : ks_int(rows, 0) < s->max_leases
+               ? 0
+               : ks_refuse(r, KS_MAX_LEASES, "%lld", (long long)s->max_leases);
 }
 
 static int make_lease(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
@@ -290,16 +298,15 @@ static int make_lease(struct ks_request *r, const struct ticket *t, const struct
     ks_autojson lease = ks_lease_json(id, &a->model, a);
     char *claims = json_dumps(t->claims, JSON_COMPACT);
     const json_int_t grace = json_integer_value(json_object_get(lease, "grace"));
-    int64_t n =
-        !claims || !lease
-            ? ct_err_set(err, CT_NOMEM, "no memory for a lease")
-            : ks_exec(r->ctx.db, err,
-                      "INSERT INTO leases (id, created, expires, grace, apikey_id, user_id,"
-                      " model_id, subscription_id, generation, claims, audit_head) VALUES"
-                      " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-                      "siiissssiss", id, now, now + ks_lease_seconds(a), (int64_t)grace,
-                      t->apikey_id, t->user_id, t->model_id, a->owned ? NULL : t->subscription_id,
-                      t->generation, claims, head);
+    int64_t n = !claims || !lease
+                    ? ct_err_set(err, CT_NOMEM, "no memory for a lease")
+                    : ks_exec(r->ctx.db, err,
+                              "INSERT INTO leases (id, created, expires, grace, apikey_id, user_id,"
+                              " model_id, subscription_id, generation, claims, audit_head) VALUES"
+                              " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                              "siiissssiss", id, now, now + ks_lease_seconds(a), (int64_t)grace,
+                              t->apikey_id, t->user_id, t->model_id,
+                              a->owned ? NULL : t->subscription_id, t->generation, claims, head);
     ct_wiping_free(claims);
     return n < 0 ? -1 : 0;
 }
@@ -347,13 +354,13 @@ static json_t *encrypt_keys(struct ks_request *r, const struct ticket *t, const 
         manifest_of(r, t, &manifest, err)) {
         return NULL;
     }
-    ks_autojson plain = json_pack(
-        "{s:i,s:s,s:s,s:I,s:{s:s,s:s,s:s,s:o},s:o,s:o,s:O}", "version", 1, "ticket_sha256", t->hash,
-        "model", t->model, "generation", (json_int_t)t->generation, "master_key", "kty", "oct",
-        "alg", "aes256gcm", "kid", keys.master_kid, "k",
-        base64(ct_secret_peek(keys.master), ct_secret_len(keys.master)), "verify_key",
-        public_jwk(keys.sign_kid, keys.pub), "manifest_key", public_jwk(producer_kid, producer),
-        "manifest_sha256", manifest);
+    ks_autojson plain = json_pack("{s:i,s:s,s:s,s:I,s:{s:s,s:s,s:s,s:o},s:o,s:o,s:O}", "version", 1,
+                                  "ticket_sha256", t->hash, "model", t->model, "generation",
+                                  (json_int_t)t->generation, "master_key", "kty", "oct", "alg",
+                                  "aes256gcm", "kid", keys.master_kid, "k",
+                                  base64(ct_secret_peek(keys.master), ct_secret_len(keys.master)),
+                                  "verify_key", public_jwk(keys.sign_kid, keys.pub), "manifest_key",
+                                  public_jwk(producer_kid, producer), "manifest_sha256", manifest);
     if (!plain) {
         ct_err_set(err, CT_NOMEM, "no memory for keys");
         return NULL;
@@ -379,11 +386,11 @@ static int release(struct ks_request *r, const struct ticket *t, const struct pr
     }
     (void)snprintf(r->audit_lease, sizeof(r->audit_lease), "%s", id);
     json_t *payload = json_pack(
-        "{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:O,s:s,s:O,s:o,s:o}", "version", 1, "decision",
-        "release", "challenge", t->challenge, "ticket_sha256", t->hash, "call", p->call, "model",
-        t->model, "generation", (json_int_t)t->generation, "keys",
-        json_object_get(t->claims, "thumbs"), "headers_sha256", p->headers_sha256, "assurance", json_object_get(t->claims, "assurance"), "lease",
-        ks_lease_json(id, &a->model, a), "release", jwe);
+        "{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:O,s:s,s:O,s:o,s:o}", "version", 1, "decision", "release",
+        "challenge", t->challenge, "ticket_sha256", t->hash, "call", p->call, "model", t->model,
+        "generation", (json_int_t)t->generation, "keys", json_object_get(t->claims, "thumbs"),
+        "headers_sha256", p->headers_sha256, "assurance", json_object_get(t->claims, "assurance"),
+        "lease", ks_lease_json(id, &a->model, a), "release", jwe);
     char detail[160];
     (void)snprintf(detail, sizeof(detail), "generation %lld, %s, measured %s",
                    (long long)t->generation,

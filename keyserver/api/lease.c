@@ -163,8 +163,9 @@ int ks_post_end(struct ks_request *r, struct ct_err *err)
         return ks_refuse(r, KS_PROOF, "it is for another lease");
     }
     if (!l.ended && !l.revoked &&
-        (ks_exec(r->ctx.db, err, "UPDATE leases SET ended = $2, reason = 'given back' WHERE id = $1",
-                 "si", l.id, ks_now()) < 0 ||
+        (ks_exec(r->ctx.db, err,
+                 "UPDATE leases SET ended = $2, reason = 'given back' WHERE id = $1", "si", l.id,
+                 ks_now()) < 0 ||
          ks_touch(&r->ctx, err) || ks_record(r, "lease-ended", NULL, err))) {
         return -1;
     }

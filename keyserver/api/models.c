@@ -42,12 +42,12 @@ json_t *ks_model_json(struct ks_request *r, const struct ks_model *m, struct ct_
         return NULL;
     }
     ks_rfc3339(m->created, created);
-    json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:i}", "id", m->id, "name", m->name,
-                          "owner", m->owner, "description", m->description, "created_at", created,
-                          "generation", (json_int_t)m->generation, "next_generation",
-                          (json_int_t)m->last_generation + 1, "file_count",
-                          (json_int_t)(m->generation ? ks_int(rows, 0) : 0), "max_header_bytes",
-                          10 * KS_MIB);
+    json_t *j =
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:i}", "id", m->id, "name", m->name, "owner",
+                  m->owner, "description", m->description, "created_at", created, "generation",
+                  (json_int_t)m->generation, "next_generation", (json_int_t)m->last_generation + 1,
+                  "file_count", (json_int_t)(m->generation ? ks_int(rows, 0) : 0),
+                  "max_header_bytes", 10 * KS_MIB);
     if (!j) {
         no_memory(err);
     }

@@ -43,8 +43,8 @@ static int check(struct ks_request *r, struct ks_evidence *e, struct ks_lease *l
     return rc ? rc : check_state(r, l);
 }
 
-static int check_access(struct ks_request *r, const struct ks_evidence *e,
-                        const struct ks_lease *l, struct ks_access *a, struct ct_err *err)
+static int check_access(struct ks_request *r, const struct ks_evidence *e, const struct ks_lease *l,
+                        struct ks_access *a, struct ct_err *err)
 {
     struct ks_model m;
     char name[2 * KS_NAME_LEN + 2];
@@ -52,7 +52,9 @@ static int check_access(struct ks_request *r, const struct ks_evidence *e,
                     json_object_get(l->claims, "measurement"))) {
         return ks_refuse(r, KS_MEASUREMENT, NULL);
     }
-    if (ks_model_get(&r->ctx, l->model_id, &m, err)) {
+    struct ks_db *db = r->ctx.db;
+    if (ks_hold(db, KS_APIKEYS, e->apikey.id, err) || ks_hold(db, KS_USERS, l->user_id, err) ||
+        ks_hold(db, KS_MODELS, l->model_id, err) || ks_model_get(&r->ctx, l->model_id, &m, err)) {
         return -1;
     }
     (void)snprintf(name, sizeof(name), "%s/%s", m.owner, m.name);
@@ -70,16 +72,18 @@ static int answer(struct ks_request *r, const struct ks_evidence *e, const struc
 {
     json_t *lease = ks_lease_json(l->id, &a->model, a);
     const int64_t grace = json_integer_value(json_object_get(lease, "grace"));
-    if (ks_exec(r->ctx.db, err, "UPDATE leases SET expires = $2, grace = $3 WHERE id = $1", "sii",
-                l->id, ks_now() + ks_lease_seconds(a), grace) < 0) {
+    int64_t n = ks_exec(r->ctx.db, err,
+                        "UPDATE leases SET expires = $2, grace = $3 WHERE id = $1 AND revoked = 0"
+                        " AND ended = 0",
+                        "sii", l->id, ks_now() + ks_lease_seconds(a), grace);
+    if (n < 1) {
         json_decref(lease);
-        return -1;
+        return n < 0 ? -1 : ks_refuse(r, KS_LEASE_REVOKED, NULL);
     }
-    json_t *payload =
-        json_pack("{s:i,s:s,s:s,s:s,s:I,s:O,s:o}", "version", 1, "challenge", e->challenge,
-                  "evidence", e->evidence, "model", r->audit_model, "generation",
-                  (json_int_t)a->model.generation, "assurance",
-                  json_object_get(e->claims, "assurance"), "lease", lease);
+    json_t *payload = json_pack("{s:i,s:s,s:s,s:s,s:I,s:O,s:o}", "version", 1, "challenge",
+                                e->challenge, "evidence", e->evidence, "model", r->audit_model,
+                                "generation", (json_int_t)a->model.generation, "assurance",
+                                json_object_get(e->claims, "assurance"), "lease", lease);
     return ks_answer_signed(r, "kvfs-lease+jws", payload, err) || ks_record(r, "renew", NULL, err)
                ? -1
                : 0;

@@ -1,6 +1,6 @@
 /*
- * The digests and names of PROTOCOL.md section 3. All digests are 64 lower-case hexadecimal digits and
- * a NUL. What comes from the network is checked here: CT_MALFORMED with a sentence.
+ * The digests and names of PROTOCOL.md section 3. All digests are 64 lower-case hexadecimal digits
+ * and a NUL. What comes from the network is checked here: CT_MALFORMED with a sentence.
  */
 #ifndef KS_DIGEST_H
 #define KS_DIGEST_H

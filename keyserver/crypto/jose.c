@@ -82,8 +82,8 @@ static json_t *read_protected(const json_t *object, struct ct_err *err)
 {
     uint8_t text[PROTECTED_MAX];
     const json_t *value = json_object_get(object, "protected");
-    ssize_t n = ct_base64_decode(json_string_value(value), json_string_length(value), text,
-                                 sizeof(text));
+    ssize_t n =
+        ct_base64_decode(json_string_value(value), json_string_length(value), text, sizeof(text));
     if (n < 0) {
         ct_err_set(err, CT_MALFORMED, "the protected header is too long or not base64url");
         return NULL;
@@ -261,8 +261,8 @@ json_t *ks_jwe_encrypt(const json_t *key, const char *typ, const json_t *payload
     return jwe;
 }
 
-static int check_jwe_header(const json_t *jwe, const char *typ,
-                            char kid[static KS_THUMBPRINT + 1], struct ct_err *err)
+static int check_jwe_header(const json_t *jwe, const char *typ, char kid[static KS_THUMBPRINT + 1],
+                            struct ct_err *err)
 {
     ks_autojson header = read_protected(jwe, err);
     if (!header || check_is(header, "alg", "ECDH-ES+A256KW", CT_UNSUPPORTED, err) ||

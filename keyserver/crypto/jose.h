@@ -1,10 +1,10 @@
 /*
- * JOSE objects as PROTOCOL.md section 4 has them: flattened JSON, exactly the members listed there, by
- * libjose. Every object is checked here before the library sees it, so that nothing in it can choose
- * how it is treated. All keys are P-256 JWKs as JSON objects, borrowed.
+ * JOSE objects as PROTOCOL.md section 4 has them: flattened JSON, exactly the members listed there,
+ * by libjose. Every object is checked here before the library sees it, so that nothing in it can
+ * choose how it is treated. All keys are P-256 JWKs as JSON objects, borrowed.
  *
- * Errors: CT_MALFORMED for the form, CT_UNSUPPORTED for another alg or enc, CT_REJECTED for another typ or
- * kid and for a signature or decryption that fails.
+ * Errors: CT_MALFORMED for the form, CT_UNSUPPORTED for another alg or enc, CT_REJECTED for another
+ * typ or kid and for a signature or decryption that fails.
  */
 #ifndef KS_JOSE_H
 #define KS_JOSE_H

@@ -46,7 +46,8 @@ static int write_file(const char *path, char (*ids)[KS_SEALKEY_ID + 1], size_t c
     }
     for (size_t i = 0; i < count; i++) {
         ct_buf_puts(&text, i ? ",\n" : "{\"keys\":[\n");
-        ct_buf_printf(&text, "{\"kty\":\"oct\",\"alg\":\"A256GCM\",\"kid\":\"%s\",\"k\":\"", ids[i]);
+        ct_buf_printf(&text, "{\"kty\":\"oct\",\"alg\":\"A256GCM\",\"kid\":\"%s\",\"k\":\"",
+                      ids[i]);
         ct_base64url_put(&text, ct_secret_peek(keys) + i * KEY_LEN, KEY_LEN);
         ct_buf_puts(&text, "\"}");
     }
@@ -206,13 +207,12 @@ static bool gcm(bool encrypt, const uint8_t *key, const uint8_t *iv, const struc
 {
     int len = 0;
     EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
-    bool good =
-        c && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, key, iv, encrypt) == 1 &&
-        (encrypt || EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_SET_TAG, TAG_LEN, tag) == 1) &&
-        EVP_CipherUpdate(c, NULL, &len, aad->data, (int)aad->len) == 1 &&
-        EVP_CipherUpdate(c, out, &len, in, (int)n) == 1 &&
-        EVP_CipherFinal_ex(c, out + len, &len) == 1 &&
-        (!encrypt || EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG_LEN, tag) == 1);
+    bool good = c && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, key, iv, encrypt) == 1 &&
+                (encrypt || EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_SET_TAG, TAG_LEN, tag) == 1) &&
+                EVP_CipherUpdate(c, NULL, &len, aad->data, (int)aad->len) == 1 &&
+                EVP_CipherUpdate(c, out, &len, in, (int)n) == 1 &&
+                EVP_CipherFinal_ex(c, out + len, &len) == 1 &&
+                (!encrypt || EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG_LEN, tag) == 1);
     EVP_CIPHER_CTX_free(c);
     return good;
 }
@@ -277,7 +277,8 @@ static int find_or_read(struct ks_seal *s, const uint8_t *id, size_t *at, struct
         i = find(s, id);
     }
     *at = (size_t)i;
-    return i >= 0 ? 0 : ct_err_set(err, CT_NOKEY, "a secret is sealed with a key that is not there");
+    return i >= 0 ? 0
+                  : ct_err_set(err, CT_NOKEY, "a secret is sealed with a key that is not there");
 }
 
 int ks_unseal(struct ks_seal *s, const struct ks_place *at, const uint8_t *sealed, size_t n,

@@ -2,9 +2,9 @@
  * Secrets at rest: AES-256-GCM under a key from outside the database, bound to the place where they
  * lie. A row that is copied to another place, owner or generation does not open.
  *
- * Key file: a JWK Set of `oct` keys with `alg` A256GCM, `kid` and `k` (base64url, 32 bytes). The first one
- * seals, all of them open: that is how the key is rotated. A random 96-bit IV each; far fewer than
- * 2^32 secrets are ever sealed under one key.
+ * Key file: a JWK Set of `oct` keys with `alg` A256GCM, `kid` and `k` (base64url, 32 bytes). The
+ * first one seals, all of them open: that is how the key is rotated. A random 96-bit IV each; far
+ * fewer than 2^32 secrets are ever sealed under one key.
  */
 #ifndef KS_SEAL_H
 #define KS_SEAL_H
@@ -34,8 +34,8 @@ int ks_seal_drop_old(struct ks_seal *s, struct ct_err *err);
 
 int ks_seal(struct ks_seal *s, const struct ks_place *at, const struct ct_secret *secret,
             struct ct_buf *out, struct ct_err *err);
-/* CT_NOKEY when the key is not in the file (which is read again first); CT_REJECTED when it does not
- * open here. */
+/* CT_NOKEY when the key is not in the file (which is read again first); CT_REJECTED when it does
+ * not open here. */
 int ks_unseal(struct ks_seal *s, const struct ks_place *at, const uint8_t *sealed, size_t n,
               struct ct_secret **out, struct ct_err *err);
 

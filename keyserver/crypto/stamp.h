@@ -1,7 +1,7 @@
 /*
- * Stamps: strings that the server gives out and knows again without having kept them (challenges, the
- * outer half of access tokens). 24 random and counted bytes with an HMAC-SHA-256 under a key that all
- * replicas share; base64url.
+ * Stamps: strings that the server gives out and knows again without having kept them (challenges,
+ * the outer half of access tokens). 24 random and counted bytes with an HMAC-SHA-256 under a key
+ * that all replicas share; base64url.
  */
 #ifndef KS_STAMP_H
 #define KS_STAMP_H

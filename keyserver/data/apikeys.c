@@ -25,8 +25,7 @@ int ks_apikey_create(struct ks_ctx *c, const struct ks_user *user, const char *s
     return ks_exec(c->db, err,
                    "INSERT INTO apikeys (id, user_id, scope, hash, label, created, expires)"
                    " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                   "sssbsii", id, user->id, scope, hash, sizeof(hash), label, ks_now(),
-                   expires) < 0
+                   "sssbsii", id, user->id, scope, hash, sizeof(hash), label, ks_now(), expires) < 0
                ? -1
                : 0;
 }

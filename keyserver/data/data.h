@@ -1,6 +1,7 @@
 /*
  * What the database holds, as functions that both the API and the administrator's commands call.
- * Every function runs inside a transaction that its caller began (ks_begin), unless it says otherwise.
+ * Every function runs inside a transaction that its caller began (ks_begin), unless it says
+ * otherwise.
  *
  * Results: 0 done, 1 there is no such thing, -1 with err. Ids are 32 hexadecimal digits.
  */
@@ -130,7 +131,8 @@ int ks_personalise(struct ks_ctx *c, const struct ks_model *m, const char *subsc
 /* ---- revoke.c ---- */
 
 enum ks_what { KS_LEASE_ID, KS_APIKEY_ID, KS_SUBSCRIPTION_ID, KS_USER_ID, KS_MODEL_ID };
-/* Ends what has this id (but a model) and revokes every lease that hangs on it; *leases: how many. */
+/* Ends what has this id (but a model) and revokes every lease that hangs on it; *leases: how many.
+ */
 int ks_revoke(struct ks_ctx *c, enum ks_what what, const char *id, const char *reason,
               int64_t *leases, struct ct_err *err);
 
@@ -147,9 +149,9 @@ int ks_stage_put(struct ks_ctx *c, const struct ks_model *m, const char *stage, 
 /* ---- publish.c ---- */
 
 struct ks_publication {
-    const char *stage;     /* "": as KoalaVault's clients upload; added to what is current */
-    int64_t generation;    /* what the caller expects to make; 0: whatever is next */
-    const char *manifest;  /* its text, or NULL */
+    const char *stage;    /* "": as KoalaVault's clients upload; added to what is current */
+    int64_t generation;   /* what the caller expects to make; 0: whatever is next */
+    const char *manifest; /* its text, or NULL */
     size_t manifest_len;
 };
 

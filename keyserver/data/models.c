@@ -83,8 +83,8 @@ int ks_model_find(struct ks_ctx *c, const char *owner, const char *name, struct 
                   struct ct_err *err)
 {
     ks_autorows rows = NULL;
-    int r = ks_one(c->db, &rows, err, COLUMNS "WHERE u.name = $1 AND m.name = $2", "ss", owner,
-                   name);
+    int r =
+        ks_one(c->db, &rows, err, COLUMNS "WHERE u.name = $1 AND m.name = $2", "ss", owner, name);
     if (r != 1) {
         return r < 0 ? -1 : 1;
     }

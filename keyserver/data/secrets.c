@@ -66,7 +66,8 @@ int ks_secrets_create(struct ks_ctx *c, struct ct_err *err)
     if (!jwk || ks_make_secret(c, &at, STAMP_LEN, &stamp, &unused, err)) {
         return -1;
     }
-    return put_jwk(c, "identity", "identity", 0, jwk, err) || put(c, "stamp", "stamp", 0, stamp, err)
+    return put_jwk(c, "identity", "identity", 0, jwk, err) ||
+                   put(c, "stamp", "stamp", 0, stamp, err)
                ? -1
                : 0;
 }

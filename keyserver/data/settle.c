@@ -6,8 +6,8 @@
 #include "keyserver/data/data.h"
 
 /*
- * Uploads of clients that know no stages: they become current when nothing came for a while, unless a
- * numbered set (NAME-00001-of-00003.EXT) has gaps, counted together with what is current already.
+ * Uploads of clients that know no stages: they become current when nothing came for a while, unless
+ * a numbered set (NAME-00001-of-00003.EXT) has gaps, counted together with what is current already.
  */
 enum { BATCH = 64, DIGITS = 5, TAIL = 2 * DIGITS + 5 }; /* "-00001-of-00003" */
 
@@ -45,7 +45,8 @@ static int64_t count_set(struct ks_ctx *c, const char *model_id, const char *pat
                    "SELECT COUNT(*) FROM (SELECT path FROM staged WHERE model_id = $1 AND stage ="
                    " '' UNION SELECT f.path FROM files f JOIN models m ON m.id = f.model_id AND"
                    " m.generation = f.generation WHERE f.model_id = $1) a"
-                   " WHERE SUBSTR(path, 1, $4) = $2 AND SUBSTR(path, $5) = $3",
+                   " WHERE SUBSTR(path, 1, CAST($4 AS INTEGER)) = $2 AND"
+                   " SUBSTR(path, CAST($5 AS INTEGER)) = $3",
                    "sssii", model_id, head, tail, (int64_t)strlen(head),
                    (int64_t)strlen(head) + DIGITS + 1);
     return r < 0 ? -1 : ks_int(rows, 0);

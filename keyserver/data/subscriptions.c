@@ -47,13 +47,11 @@ int ks_subscription_create(struct ks_ctx *c, const struct ks_model *m, const str
                            struct ct_err *err)
 {
     struct ks_model now;
-    struct ks_subscription s = {
-        .created = ks_now(), .expires = expires, .max_leases = max_leases};
+    struct ks_subscription s = {.created = ks_now(), .expires = expires, .max_leases = max_leases};
     if (strcmp(m->owner_id, user->id) == 0) {
         return ct_err_set(err, CT_USAGE, "the owner needs no subscription");
     }
-    if (ks_new_id(s.id, err) || ks_model_lock(c, m->id, err) ||
-        ks_model_get(c, m->id, &now, err)) {
+    if (ks_new_id(s.id, err) || ks_model_lock(c, m->id, err) || ks_model_get(c, m->id, &now, err)) {
         return -1;
     }
     if (insert(c, &now, user, &s, err)) {

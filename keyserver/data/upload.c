@@ -29,8 +29,7 @@ int ks_header_check(struct ks_keys *keys, const uint8_t *header, size_t n,
     };
     /* Rewrapping unwraps every DEK and compares the immutable parts: what works here works for
      * every subscription. */
-    return ct_header_facts(header, n, &keys->source, out, err) ||
-                   check_policy(&out->policy, err) ||
+    return ct_header_facts(header, n, &keys->source, out, err) || check_policy(&out->policy, err) ||
                    ct_rewrap_header(header, n, CT_BODY_UNKNOWN, &keys->source, &same, &again, err)
                ? -1
                : 0;

@@ -51,7 +51,8 @@ int ks_user_create(struct ks_ctx *c, const char *name, struct ks_user *out, stru
 {
     *out = (struct ks_user){0};
     if (!ks_is_name(name)) {
-        return ct_err_set(err, CT_USAGE, "a user's name is 1 to 64 characters of A-Z a-z 0-9 . _ -");
+        return ct_err_set(err, CT_USAGE,
+                          "a user's name is 1 to 64 characters of A-Z a-z 0-9 . _ -");
     }
     strcpy(out->name, name);
     if (ks_new_id(out->id, err) || insert(c, out, err)) {

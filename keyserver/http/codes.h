@@ -28,7 +28,8 @@
     X(STAGE_EMPTY, "stage_empty", 409, "Nothing is staged there: upload first")                    \
     X(GENERATION, "generation_mismatch", 409,                                                      \
       "The number is not the model's next generation: somebody else published")                    \
-    X(MANIFEST, "manifest_rejected", 422, "The manifest does not fit the user or the staged files")\
+    X(MANIFEST, "manifest_rejected", 422,                                                          \
+      "The manifest does not fit the user or the staged files")                                    \
     X(VERSION, "version_unsupported", 400, "No common version of the protocol: update")            \
     X(DOWNGRADE, "version_downgraded", 403,                                                        \
       "The offered versions are not those of the challenge request: somebody altered it")          \

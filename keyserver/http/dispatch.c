@@ -153,10 +153,9 @@ int ks_render(struct ks_request *r, struct ct_buf *out, struct ct_err *err)
     (void)snprintf(message, sizeof(message), "%s%s%s", ks_code_sentence(r->code),
                    *r->detail ? ": " : "", r->detail);
     const bool good = r->code == KS_OK;
-    ks_autojson envelope =
-        json_pack("{s:b,s:O?,s:s?,s:s?,s:s}", "success", good, "data", r->data, "message",
-                  good ? NULL : message, "error", good ? NULL : ks_code_name(r->code), "timestamp",
-                  now);
+    ks_autojson envelope = json_pack("{s:b,s:O?,s:s?,s:s?,s:s}", "success", good, "data", r->data,
+                                     "message", good ? NULL : message, "error",
+                                     good ? NULL : ks_code_name(r->code), "timestamp", now);
     char *text = envelope ? json_dumps(envelope, JSON_COMPACT) : NULL;
     if (!text) {
         return ct_err_set(err, CT_NOMEM, "no memory for an answer");

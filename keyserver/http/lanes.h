@@ -1,7 +1,7 @@
 /*
- * Who runs requests: MHD's threads only move bytes; every request is run by a worker with a database
- * connection of its own, and what may take long has workers of its own. Requests that wait for
- * something to change (long polls) cost no worker meanwhile.
+ * Who runs requests: MHD's threads only move bytes; every request is run by a worker with a
+ * database connection of its own, and what may take long has workers of its own. Requests that wait
+ * for something to change (long polls) cost no worker meanwhile.
  */
 #ifndef KS_LANES_H
 #define KS_LANES_H

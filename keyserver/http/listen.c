@@ -13,9 +13,9 @@ enum {
     NEW,
     RUNNING,
     ANSWERED,
-    IDLE_SECONDS = 30,     /* without a byte */
-    BODY_SECONDS = 120,    /* for a whole request */
-    BODY_MAX = 4 * KS_MIB, /* of a request that is no upload */
+    IDLE_SECONDS = 30,      /* without a byte */
+    BODY_SECONDS = 120,     /* for a whole request */
+    BODY_MAX = 4 * KS_MIB,  /* of a request that is no upload */
     DROP_MAX = 64 * KS_MIB, /* what is read of a body that is refused, so that the answer arrives */
     CONNECTIONS = 4096,
     PEM_MAX = 65536,
@@ -51,13 +51,15 @@ static void set_address(struct ks_request *r)
 static size_t limit_of(const struct ks_request *r)
 {
     unsigned flags = r->route ? r->route->flags : 0;
-    return flags & KS_ROUTE_UPLOAD ? r->server->opt.max_upload : flags & KS_ROUTE_BODY ? BODY_MAX : 0;
+    return flags & KS_ROUTE_UPLOAD ? r->server->opt.max_upload
+           : flags & KS_ROUTE_BODY ? BODY_MAX
+                                   : 0;
 }
 
 static uint64_t announced(const struct ks_request *r)
 {
-    const char *length = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND,
-                                                     MHD_HTTP_HEADER_CONTENT_LENGTH);
+    const char *length =
+        MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
     return length ? strtoull(length, NULL, 10) : 0;
 }
 
@@ -161,9 +163,10 @@ static enum MHD_Result answer(struct ks_listener *l, struct ks_request *r)
         return MHD_NO;
     }
     const bool metrics = r->route && r->route->run == ks_get_metrics && r->code == KS_OK;
-    (void)MHD_add_response_header(
-        response, MHD_HTTP_HEADER_CONTENT_TYPE,
-        metrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8" : "application/json");
+    (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                                  metrics
+                                      ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
+                                      : "application/json");
     (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     if (r->code == KS_RATE || r->code == KS_BUSY) {
         (void)MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
@@ -280,8 +283,9 @@ int ks_listen(struct ks_server *s, const char *cert, const char *key, struct ks_
     if (r == 0) {
         l->daemon = start(l);
         r = l->daemon ? 0
-                      : ct_err_set(err, CT_IO, "cannot listen: the address is taken, or "
-                                               "certificate and key do not fit");
+                      : ct_err_set(err, CT_IO,
+                                   "cannot listen: the address is taken, or "
+                                   "certificate and key do not fit");
     }
     if (r) {
         ks_listen_stop(l, 0);

@@ -6,7 +6,8 @@
 
 /*
  * Token buckets in a table of fixed size, found by hash; who shares a place with somebody busy is
- * displaced only when he has been quiet. A bucket holds BURST_SECONDS of tokens, at least BURST_MIN.
+ * displaced only when he has been quiet. A bucket holds BURST_SECONDS of tokens, at least
+ * BURST_MIN.
  */
 enum { PLACES = 4096, BURST_SECONDS = 10, BURST_MIN = 30 };
 

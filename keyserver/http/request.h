@@ -1,10 +1,11 @@
 /*
  * One request on its way through the server.
  *
- * A handler gets a request with a parsed body, a database in a transaction (as its route says) and, where
- * the route asks for it, the user. It returns 0 with `data` set, 1 after ks_refuse(), or -1 with err.
- * What it wrote is committed when it returns 0, or 1 with `keep` set. A handler may be run again from
- * the start when its transaction lost against another one: it keeps nothing outside the request.
+ * A handler gets a request with a parsed body, a database in a transaction (as its route says) and,
+ * where the route asks for it, the user. It returns 0 with `data` set, 1 after ks_refuse(), or -1
+ * with err. What it wrote is committed when it returns 0, or 1 with `keep` set. A handler may be
+ * run again from the start when its transaction lost against another one: it keeps nothing outside
+ * the request.
  */
 #ifndef KS_REQUEST_H
 #define KS_REQUEST_H
@@ -28,7 +29,7 @@ enum ks_route_flags {
     KS_ROUTE_PLAIN = 64,    /* no envelope: data is a JSON string that is sent as it is */
     KS_ROUTE_LOGIN = 128,   /* limited in rate, each by itself */
     KS_ROUTE_ATTEST = 256,
-    KS_ROUTE_QUIET = 512,   /* refusals are not audited */
+    KS_ROUTE_QUIET = 512, /* refusals are not audited */
 };
 
 struct ks_route {
@@ -62,8 +63,9 @@ struct ks_request {
     char detail[KS_DETAIL]; /* what the sentence adds */
     json_t *data;
     bool keep;
-    int64_t changes;       /* with wait_until_ns: the counter of changes that it saw */
-    int64_t wait_until_ns; /* CLOCK_MONOTONIC; not 0: run it again when something changed, or then */
+    int64_t changes; /* with wait_until_ns: the counter of changes that it saw */
+    int64_t
+        wait_until_ns; /* CLOCK_MONOTONIC; not 0: run it again when something changed, or then */
     char audit_user[KS_NAME_LEN + 1], audit_model[2 * KS_NAME_LEN + 2], audit_lease[KS_ID + 1];
 
     /* how far it is; the listener's */

@@ -17,6 +17,7 @@ struct ks_driver {
     int (*begin)(struct ks_db *db, enum ks_tx kind, struct ct_err *err);
     int (*commit)(struct ks_db *db, struct ct_err *err);
     void (*rollback)(struct ks_db *db);
+    int (*hold)(struct ks_db *db, enum ks_table table, const char *id, struct ct_err *err);
     int64_t (*exec)(struct ks_db *db, const char *sql, const struct ks_param *params, int count,
                     struct ct_err *err);
     struct ks_rows *(*query)(struct ks_db *db, const char *sql, const struct ks_param *params,

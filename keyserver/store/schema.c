@@ -7,8 +7,8 @@
  * Migrations, in order; never changed once released, only added to. @BYTES and @SERIAL are what the
  * dialect calls them. One statement a string.
  *
- * Ids are 32 random hexadecimal digits; times seconds since the epoch; `sealed` columns are encrypted
- * (crypto/seal.h). A time of 0 is "not".
+ * Ids are 32 random hexadecimal digits; times seconds since the epoch; `sealed` columns are
+ * encrypted (crypto/seal.h). A time of 0 is "not".
  */
 static const char *const version_1[] = {
     "CREATE TABLE secrets (id TEXT PRIMARY KEY, kind TEXT NOT NULL, created BIGINT NOT NULL,"
@@ -19,7 +19,8 @@ static const char *const version_1[] = {
     " sign_sealed @BYTES NOT NULL)",
 
     "CREATE TABLE apikeys (id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users(id),"
-    " scope TEXT NOT NULL, hash @BYTES NOT NULL UNIQUE, label TEXT NOT NULL, created BIGINT NOT NULL,"
+    " scope TEXT NOT NULL, hash @BYTES NOT NULL UNIQUE, label TEXT NOT NULL, created BIGINT NOT "
+    "NULL,"
     " expires BIGINT NOT NULL DEFAULT 0, revoked BIGINT NOT NULL DEFAULT 0)",
 
     "CREATE TABLE sessions (id TEXT PRIMARY KEY, apikey_id TEXT NOT NULL REFERENCES apikeys(id),"
@@ -35,7 +36,8 @@ static const char *const version_1[] = {
     " lease_grace BIGINT NOT NULL, assurance TEXT NOT NULL, profiles TEXT NOT NULL,"
     " UNIQUE (owner_id, name))",
 
-    "CREATE TABLE generations (model_id TEXT NOT NULL REFERENCES models(id), number BIGINT NOT NULL,"
+    "CREATE TABLE generations (model_id TEXT NOT NULL REFERENCES models(id), number BIGINT NOT "
+    "NULL,"
     " created BIGINT NOT NULL, manifest_sha256 TEXT, PRIMARY KEY (model_id, number))",
 
     "CREATE TABLE files (model_id TEXT NOT NULL REFERENCES models(id), generation BIGINT NOT NULL,"
@@ -43,7 +45,8 @@ static const char *const version_1[] = {
     " size BIGINT NOT NULL, policy TEXT NOT NULL, header @BYTES NOT NULL,"
     " PRIMARY KEY (model_id, generation, path))",
 
-    "CREATE TABLE policies (model_id TEXT NOT NULL REFERENCES models(id), generation BIGINT NOT NULL,"
+    "CREATE TABLE policies (model_id TEXT NOT NULL REFERENCES models(id), generation BIGINT NOT "
+    "NULL,"
     " policy TEXT NOT NULL)",
     "CREATE INDEX policies_of ON policies (model_id, generation)",
 
@@ -56,7 +59,8 @@ static const char *const version_1[] = {
 
     "CREATE TABLE subscriptions (id TEXT PRIMARY KEY, model_id TEXT NOT NULL REFERENCES models(id),"
     " user_id TEXT NOT NULL REFERENCES users(id), created BIGINT NOT NULL,"
-    " expires BIGINT NOT NULL DEFAULT 0, ended BIGINT NOT NULL DEFAULT 0, max_leases BIGINT NOT NULL,"
+    " expires BIGINT NOT NULL DEFAULT 0, ended BIGINT NOT NULL DEFAULT 0, max_leases BIGINT NOT "
+    "NULL,"
     " leases BIGINT NOT NULL DEFAULT 0, master_kid TEXT NOT NULL, master_sealed @BYTES NOT NULL,"
     " sign_kid TEXT NOT NULL, sign_pub @BYTES NOT NULL, sign_sealed @BYTES NOT NULL)",
     "CREATE UNIQUE INDEX subscriptions_running ON subscriptions (model_id, user_id)"
@@ -74,7 +78,8 @@ static const char *const version_1[] = {
 
     "CREATE TABLE tickets (hash TEXT PRIMARY KEY, expires BIGINT NOT NULL,"
     " calls BIGINT NOT NULL DEFAULT 0, done BIGINT NOT NULL DEFAULT 0, apikey_id TEXT NOT NULL,"
-    " user_id TEXT NOT NULL, model_id TEXT NOT NULL, subscription_id TEXT, generation BIGINT NOT NULL,"
+    " user_id TEXT NOT NULL, model_id TEXT NOT NULL, subscription_id TEXT, generation BIGINT NOT "
+    "NULL,"
     " challenge TEXT NOT NULL, claims TEXT NOT NULL)",
 
     "CREATE TABLE leases (id TEXT PRIMARY KEY, created BIGINT NOT NULL, expires BIGINT NOT NULL,"
@@ -133,10 +138,10 @@ static int newer(int64_t version, struct ct_err *err)
 
 static int migrate(struct ks_db *db, struct ct_err *err)
 {
-    /* Its lock keeps a second migration waiting. */
-    if (ks_exec(db, err, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)",
-                "") < 0 ||
-        db->driver->exec(db, db->driver->lock, NULL, 0, err) < 0) {
+    /* The lock keeps a second migration waiting. */
+    if (ks_exec(db, err, db->driver->lock, "") < 0 ||
+        ks_exec(db, err, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)",
+                "") < 0) {
         return -1;
     }
     int64_t version = version_now(db, err);
@@ -149,8 +154,8 @@ static int migrate(struct ks_db *db, struct ct_err *err)
                 return -1;
             }
         }
-        if (ks_exec(db, err, "INSERT INTO schema_version (version) VALUES ($1)", "i",
-                    version + 1) < 0) {
+        if (ks_exec(db, err, "INSERT INTO schema_version (version) VALUES ($1)", "i", version + 1) <
+            0) {
             return -1;
         }
     }

@@ -6,7 +6,8 @@
 
 #include "keyserver/store/driver.h"
 
-/* Prepared statements are kept in a table, found by the address of their text (a literal mostly). */
+/* Prepared statements are kept in a table, found by the address of their text (a literal mostly).
+ */
 enum { CACHE = 128, BUSY_MS = 5000 };
 
 struct sqlite_db {
@@ -248,6 +249,16 @@ static void sqlite_rollback(struct ks_db *base)
     stop_writing(db);
 }
 
+/* Only one writes at a time, and sees one moment. */
+static int sqlite_hold(struct ks_db *db, enum ks_table table, const char *id, struct ct_err *err)
+{
+    (void)db;
+    (void)table;
+    (void)id;
+    (void)err;
+    return 0;
+}
+
 static void sqlite_close(struct ks_db *base)
 {
     struct sqlite_db *db = (struct sqlite_db *)base;
@@ -262,6 +273,7 @@ static const struct ks_driver driver = {
     .begin = sqlite_begin,
     .commit = sqlite_commit,
     .rollback = sqlite_rollback,
+    .hold = sqlite_hold,
     .exec = sqlite_exec,
     .query = sqlite_query,
     .next = sqlite_next,

@@ -38,6 +38,11 @@ void ks_rollback(struct ks_db *db)
     db->driver->rollback(db);
 }
 
+int ks_hold(struct ks_db *db, enum ks_table table, const char *id, struct ct_err *err)
+{
+    return db->driver->hold(db, table, id, err);
+}
+
 static int take_params(const char *format, va_list ap, struct ks_param *out)
 {
     static const char nothing[] = "";

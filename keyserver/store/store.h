@@ -2,8 +2,9 @@
  * The seam to the database: SQL that SQLite and PostgreSQL both take, with parameters $1, $2, …
  *
  * A `ks_db` is one connection and belongs to one thread at a time. All writing happens between
- * ks_begin(KS_WRITE) and ks_commit(); within a transaction everything read is of one moment. A
- * transaction that lost against another one fails with CT_BUSY: roll back and run it again. Other
+ * ks_begin(KS_WRITE) and ks_commit(). In a reading transaction everything read is of one moment; a
+ * writing one sees what others commit meanwhile, unless it writes or holds (ks_hold) the row first.
+ * A transaction that lost against another one fails with CT_BUSY: roll back and run it again. Other
  * errors: CT_EXISTS (a unique column), CT_IO (with err->sys ENOSPC when full, ECONNRESET when the
  * database is gone; the connection is made anew at the next ks_begin()).
  *
@@ -35,6 +36,11 @@ static inline void ks_db_closep(struct ks_db **db)
 int ks_begin(struct ks_db *db, enum ks_tx kind, struct ct_err *err);
 int ks_commit(struct ks_db *db, struct ct_err *err); /* rolls back when it fails */
 void ks_rollback(struct ks_db *db);                  /* harmless outside a transaction */
+
+/* Keeps a row as it is until the (writing) transaction ends; what is read of it from now on is
+ * current. Others may hold it too. */
+enum ks_table { KS_APIKEYS, KS_USERS, KS_MODELS, KS_SUBSCRIPTIONS };
+int ks_hold(struct ks_db *db, enum ks_table table, const char *id, struct ct_err *err);
 
 /* Runs a statement; returns how many rows it changed, or -1. */
 int64_t ks_exec(struct ks_db *db, struct ct_err *err, const char *sql, const char *format, ...);

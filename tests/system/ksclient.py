@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import ssl
 import struct
 import subprocess
@@ -103,11 +104,12 @@ class Http:
 class Server:
     count = 0
 
-    def __init__(self, *options, database=None, directory=None):
+    def __init__(self, *options, postgres=None, directory=None, database=None):
         Server.count += 1
         self.dir = directory or os.path.join(workdir(), f"keyserver{Server.count}")
         self.options = list(options)
-        self.database = database
+        self.postgres = postgres
+        self.database = database or (postgres and postgres.url)
         self.logfile = os.path.join(workdir(), f"keyserver{Server.count}.log")
         self.process = None
         self.port = 0
@@ -163,6 +165,29 @@ class Server:
     def audit(self, event=None, last=10000):
         return [row for row in self.admin("audit", "list", f"--last={last}")
                 if event is None or row["event"] == event]
+
+    def sql(self, text):
+        """What nobody can do through the server."""
+        if self.postgres:
+            self.postgres.sql(text, "keyserver")
+            return
+        with contextlib.closing(sqlite3.connect(os.path.join(self.dir, "keyserver.db"),
+                                                timeout=30)) as database:
+            database.execute(text)
+            database.commit()
+
+    def database_bytes(self):
+        """All that lies on the disk."""
+        if self.postgres:
+            self.postgres.sql("CHECKPOINT")
+            where = self.postgres.data
+        else:
+            where = self.dir
+        for directory, _, names in os.walk(where):
+            for name in names:
+                if self.postgres or name.startswith("keyserver.db"):
+                    with open(os.path.join(directory, name), "rb") as file:
+                        yield file.read()
 
     def user(self, name, *scopes):
         """Adds a user; his API keys in the order of the scopes."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import kspostgres
 from ksclient import (MEASUREMENTS, Publisher, Refused, Runtime, Server, encrypt, header_of,
                       measurement, refused, sha, timed, with_header, write_plain)
 from kvfstest import Checks, kvfs, run, workdir
@@ -356,17 +357,14 @@ def test_server(world):
             assert secret not in log
     with check("nothing secret lies open in the database"):
         secrets = [before["k"]] + [k.get("k") or k["d"] for k in world["alice"].keys("m")]
-        for name in os.listdir(server.dir):
-            if name.startswith("keyserver.db"):
-                with open(os.path.join(server.dir, name), "rb") as file:
-                    data = file.read()
-                for secret in secrets:
-                    assert secret.encode() not in data and base64.b64decode(secret) not in data
-                assert world["bob"].encode() not in data
+        for data in server.database_bytes():
+            for secret in secrets:
+                assert secret.encode() not in data and base64.b64decode(secret) not in data
+            assert world["bob"].encode() not in data
 
 
 def main():
-    with Server() as server:
+    with kspostgres.chosen() as postgres, Server(postgres=postgres) as server:
         world = setup(server)
         test_publisher(world)
         test_exchange(world)

@@ -8,10 +8,10 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import time
 
+import kspostgres
 from ksclient import (DEPLOY, MEASUREMENTS, Publisher, Refused, Runtime, Server, b64url,
                       encrypt, encrypt_for, header_of, headers_digest, measurement, new_key, public,
                       refused, sha, sign, unb64, write_plain)
@@ -482,17 +482,10 @@ def test_leases(world):
         # The shortest lease is a minute; its end is set by hand.
         answer, _, _ = bob.get("alice/m", world.headers)
         lease = answer["lease"]["id"]
-        sqlite(server, f"UPDATE leases SET expires = {int(time.time()) - 1} WHERE id = '{lease}'")
+        server.sql(f"UPDATE leases SET expires = {int(time.time()) - 1} WHERE id = '{lease}'")
         with refused("lease_expired", 403):
             bob.renew(lease)
         assert bob.wait(lease, generation, 5)["state"] == "expired"
-
-
-def sqlite(server, sql):
-    subprocess.run([sys.executable, "-c",
-                    "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], timeout=30)\n"
-                    "c.execute(sys.argv[2])\nc.commit()",
-                    os.path.join(server.dir, "keyserver.db"), sql], check=True)
 
 
 def test_publisher(world):
@@ -694,11 +687,11 @@ def test_admin(world):
             result = server.run(*arguments, check=False)
             assert result.returncode == code and words in result.stderr, (arguments, result.stderr)
     with check("a database that is newer than the program is refused"):
-        sqlite(server, "INSERT INTO schema_version (version) VALUES (99)")
+        server.sql("INSERT INTO schema_version (version) VALUES (99)")
         for command in (("user", "list"), ("migrate",), ("init",)):
             result = server.run(*command, check=False)
             assert result.returncode == 1 and "newer" in result.stderr, result.stderr
-        sqlite(server, "DELETE FROM schema_version WHERE version = 99")
+        server.sql("DELETE FROM schema_version WHERE version = 99")
         server.run("migrate")
         server.run("user", "list")
     with check("the protocol page has the program's table of codes"):
@@ -739,7 +732,8 @@ def unb64_or_nothing(text):
 
 
 def main():
-    with Server("--challenge-seconds=2", "--ticket-seconds=2") as server:
+    with kspostgres.chosen() as postgres, Server("--challenge-seconds=2", "--ticket-seconds=2",
+                                                 postgres=postgres) as server:
         world = World(server)
         for test in (test_challenge, test_evidence, test_jose, test_access, test_tickets,
                      test_leases, test_publisher, test_http, test_tls, test_admin, test_secrets):

@@ -181,7 +181,8 @@ Test(protocol, measurements_refused)
         "{\"profile\":\"None\",\"items\":[{\"kind\":\"tree\",\"name\":\"a\",\"sha256\":\"@\"}]}",
         "{\"profile\":\"none\",\"items\":[{\"kind\":\"tree\",\"name\":\"a\",\"sha256\":\"AB\"}]}",
         "{\"profile\":\"none\",\"items\":[{\"kind\":\"file\",\"name\":\"a\",\"sha256\":\"@\"}]}",
-        "{\"profile\":\"none\",\"items\":[{\"kind\":\"tree\",\"name\":\"a\\nb\",\"sha256\":\"@\"}]}",
+        "{\"profile\":\"none\",\"items\":[{\"kind\":\"tree\",\"name\":\"a\\nb\",\"sha256\":\"@\"}]"
+        "}",
         "{\"profile\":\"none\",\"items\":[{\"kind\":\"tree\",\"name\":\"\",\"sha256\":\"@\"}]}",
         "{\"profile\":\"none\",\"items\":[{\"kind\":\"tree\",\"name\":\"a\",\"sha256\":\"@\"},"
         "{\"kind\":\"tree\",\"name\":\"a\",\"sha256\":\"@\"}]}",

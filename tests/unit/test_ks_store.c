@@ -61,9 +61,12 @@ Test(store, places)
     cr_assert_eq(ks_seal(s, &here, secret, &sealed, &err), 0, "%s", err.msg);
     expect_unseal(s, &here, &sealed, CT_OK);
     const struct ks_place others[] = {
-        {"users", "row", "master_sealed", "owner", 7}, {"models", "row2", "master_sealed", "owner", 7},
-        {"models", "row", "sign_sealed", "owner", 7},  {"models", "row", "master_sealed", "owne", 7},
-        {"models", "row", "master_sealed", "owner", 8}, {"models", "row", "master_sealedo", "wner", 7},
+        {"users", "row", "master_sealed", "owner", 7},
+        {"models", "row2", "master_sealed", "owner", 7},
+        {"models", "row", "sign_sealed", "owner", 7},
+        {"models", "row", "master_sealed", "owne", 7},
+        {"models", "row", "master_sealed", "owner", 8},
+        {"models", "row", "master_sealedo", "wner", 7},
     };
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
         expect_unseal(s, &others[i], &sealed, CT_REJECTED);

@@ -169,11 +169,10 @@ static void expect_facts(const struct ct_buf *all, size_t n, const struct ct_buf
     struct ct_err err = CT_ERR_INIT;
     struct ct_header_facts before;
     struct ct_header_facts after;
-    cr_expect_eq(ct_header_facts(all->data, n, ct_keyring_source(owner), &before, &err), 0, "%s: %s",
-                 file, err.msg);
-    cr_expect_eq(
-        ct_header_facts(header->data, header->len, ct_keyring_source(fresh), &after, &err), 0,
-        "%s: %s", file, err.msg);
+    cr_expect_eq(ct_header_facts(all->data, n, ct_keyring_source(owner), &before, &err), 0,
+                 "%s: %s", file, err.msg);
+    cr_expect_eq(ct_header_facts(header->data, header->len, ct_keyring_source(fresh), &after, &err),
+                 0, "%s: %s", file, err.msg);
     cr_expect_eq(before.body_len, all->len - n);
     cr_expect_eq(after.body_len, all->len - n);
     cr_expect_arr_eq(before.immutable, after.immutable, CT_DIGEST);
