@@ -59,7 +59,7 @@ static int read_options(const struct ks_admin *a, struct ks_options *opt, struct
     if (ks_option_number(a, "workers", cores > 1 ? 2 * cores : 2, 32, &workers, err) ||
         ks_option_number(a, "challenge-seconds", 60, 3600, &opt->challenge_seconds, err) ||
         ks_option_number(a, "ticket-seconds", 60, 3600, &opt->ticket_seconds, err) ||
-        ks_option_number(a, "server-key-seconds", 7200, 7 * 86400, &opt->server_key_seconds, err) ||
+        ks_option_number(a, "server-key-seconds", 7200, 604800, &opt->server_key_seconds, err) ||
         ks_option_number(a, "settle", 5, 3600, &opt->settle_seconds, err) ||
         ks_option_number(a, "max-upload", 256, 2048, &upload, err) ||
         read_rate(a, "rate-login", 1, &opt->rate_login, err) ||
