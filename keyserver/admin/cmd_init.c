@@ -4,8 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "format/base/file.h"
 #include "keyserver/admin/admin.h"
+#include "keyserver/crypto/newfile.h"
 #include "keyserver/http/codes.h"
 #include "keyserver/server.h"
 
@@ -15,7 +15,6 @@ static int write_database(struct ks_admin *a, struct ct_err *err)
 {
     char path[KS_PATH];
     ct_autobuf text = {0};
-    struct ct_newfile f = {.fd = -1};
     const char *where = ks_option(a, "database", getenv("KVFS_KEYSERVER_DATABASE"));
     if (!where) {
         return 0;
@@ -28,15 +27,10 @@ static int write_database(struct ks_admin *a, struct ct_err *err)
         ct_buf_puts(&text, where);
         ct_buf_putc(&text, '\n');
     }
-    ct_autofd dirfd = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = ks_path(a, "database", path, err) || ct_buf_ok(&text, err) ||
-                    ct_newfile_open(&f, dirfd, "database", S_IRUSR | S_IWUSR, err) ||
-                    ct_write_full(f.fd, text.data, text.len, err) ||
-                    ct_newfile_commit(&f, true, err)
-                ? -1
-                : 0;
-    ct_newfile_abort(&f);
-    return r;
+    return ks_path(a, "database", path, err) || ct_buf_ok(&text, err) ||
+                   ks_write_file(path, S_IRUSR | S_IWUSR, true, text.data, text.len, err)
+               ? -1
+               : 0;
 }
 
 static int load(struct ks_admin *a, struct ks_server *s, struct ct_err *err)

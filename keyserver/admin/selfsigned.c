@@ -1,12 +1,11 @@
-#include <fcntl.h>
-#include <libgen.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "format/base/file.h"
 #include "keyserver/admin/admin.h"
+#include "keyserver/crypto/newfile.h"
 
 /* A P-256 key and a certificate for it that it signed itself: enough where clients get the file. */
 
@@ -67,20 +66,8 @@ static bool fill(X509 *cert, EVP_PKEY *key, const char *names)
 static int write_bio(BIO *bio, const char *path, mode_t mode, struct ct_err *err)
 {
     char *data = NULL;
-    struct ct_newfile f = {.fd = -1};
-    ct_autofree char *dir = strdup(path);
-    ct_autofree char *base = strdup(path);
-    if (!dir || !base) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a path");
-    }
     long n = BIO_get_mem_data(bio, &data);
-    ct_autofd dirfd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = ct_newfile_open(&f, dirfd, basename(base), mode, err) ||
-                    ct_write_full(f.fd, data, (size_t)n, err) || ct_newfile_commit(&f, true, err)
-                ? -1
-                : 0;
-    ct_newfile_abort(&f);
-    return r ? ct_err_wrap(err, "%s", path) : 0;
+    return ks_write_file(path, mode, true, data, (size_t)n, err);
 }
 
 int ks_self_signed(const char *names, const char *cert_path, const char *key_path,

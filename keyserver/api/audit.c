@@ -60,7 +60,7 @@ static int append(struct ks_request *r, struct ks_lease *l, const struct records
     char head[KS_HEX + 1];
     size_t i = 0;
     const json_t *record = NULL;
-    strcpy(head, l->head);
+    ks_copy(head, sizeof(head), l->head);
     json_array_foreach(t->list, i, record)
     {
         const char *text = json_string_value(record);
@@ -78,7 +78,7 @@ static int append(struct ks_request *r, struct ks_lease *l, const struct records
     if (strcmp(head, t->head) != 0) {
         return gap(r, l, err);
     }
-    strcpy(l->head, head);
+    ks_copy(l->head, sizeof(l->head), head);
     l->audit_count += (int64_t)json_array_size(t->list);
     return 0;
 }

@@ -150,7 +150,7 @@ static int end_session(struct ks_request *r, const struct session *s, struct ct_
 int ks_post_refresh(struct ks_request *r, struct ct_err *err)
 {
     struct tokens t;
-    struct session s;
+    struct session s = {0};
     int rc = find_session(r, &s, err);
     if (rc) {
         return rc;
@@ -179,7 +179,7 @@ int ks_post_refresh(struct ks_request *r, struct ct_err *err)
 
 int ks_post_logout(struct ks_request *r, struct ct_err *err)
 {
-    struct session s;
+    struct session s = {0};
     int rc = find_session(r, &s, err);
     if (rc) {
         return rc;

@@ -72,7 +72,7 @@ int ks_get_sign_key(struct ks_request *r, struct ct_err *err)
 
 int ks_get_master_key(struct ks_request *r, struct ct_err *err)
 {
-    struct ks_model m;
+    struct ks_model m = {0};
     char jku[KS_JKU];
     ct_autosecret key = NULL;
     int rc = ks_own_model(r, &m, err);
@@ -89,7 +89,7 @@ int ks_get_master_key(struct ks_request *r, struct ct_err *err)
 
 int ks_post_model(struct ks_request *r, struct ct_err *err)
 {
-    struct ks_model m;
+    struct ks_model m = {0};
     const char *name = ks_body_text(r, "name");
     const json_t *description = json_object_get(r->body, "description");
     int rc = own_address(r);
@@ -114,7 +114,7 @@ int ks_post_model(struct ks_request *r, struct ct_err *err)
 
 int ks_get_model(struct ks_request *r, struct ct_err *err)
 {
-    struct ks_model m;
+    struct ks_model m = {0};
     int rc = ks_own_model(r, &m, err);
     if (rc) {
         return rc;
@@ -133,7 +133,7 @@ static int list(struct ks_request *r, json_t *models, struct ct_err *err)
         return -1;
     }
     while ((rc = ks_next(rows, err)) == 1) {
-        struct ks_model m;
+        struct ks_model m = {0};
         rc = ks_model_find(&r->ctx, r->user.name, ks_text(rows, 0), &m, err);
         json_t *one = rc ? NULL : ks_model_json(r, &m, err);
         if (!one || json_array_append_new(models, one)) {

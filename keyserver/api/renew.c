@@ -93,7 +93,7 @@ int ks_post_renew(struct ks_request *r, struct ct_err *err)
 {
     ks_autoevidence e = {0};
     ks_autolease l = {0};
-    struct ks_access a;
+    struct ks_access a = {0};
     int rc = ks_evidence_open(r, "kvfs-renewal+jwe", &e, err);
     rc = rc ? rc : check(r, &e, &l, err);
     rc = rc ? rc : check_access(r, &e, &l, &a, err);

@@ -1,10 +1,16 @@
 #include "keyserver/crypto/digest.h"
 
 #include <openssl/rand.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "format/base/sha256.h"
 #include "format/base/sort.h"
+
+void ks_copy(char *to, size_t cap, const char *from)
+{
+    (void)snprintf(to, cap, "%s", from);
+}
 
 int ks_hex_sha256(const void *p, size_t n, char out[static KS_HEX + 1], struct ct_err *err)
 {
@@ -93,7 +99,7 @@ bool ks_split_model(const char *text, char *owner, char *name)
     }
     memcpy(owner, text, n);
     owner[n] = '\0';
-    strcpy(name, slash + 1);
+    memcpy(name, slash + 1, strlen(slash + 1) + 1);
     return ks_is_name(owner) && ks_is_name(name);
 }
 
@@ -146,6 +152,19 @@ static int put_items(struct item *items, size_t n, struct ct_buf *text, struct c
     return 0;
 }
 
+static int take_items(const json_t *items, struct item *list, struct ct_err *err)
+{
+    size_t i = 0;
+    const json_t *value = NULL;
+    json_array_foreach(items, i, value)
+    {
+        if (take_item(value, &list[i], err)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int ks_measurement_digest(const json_t *measurements, char out[static KS_HEX + 1],
                           struct ct_err *err)
 {
@@ -157,21 +176,16 @@ int ks_measurement_digest(const json_t *measurements, char out[static KS_HEX + 1
         return ct_err_set(err, CT_MALFORMED, "measurements: not a profile and 1 to %d items",
                           KS_ITEMS_MAX);
     }
+    const size_t n = json_array_size(items);
     ct_autobuf text = {0};
-    ct_autofree struct item *list = calloc(json_array_size(items), sizeof(*list));
-    size_t i = 0;
-    const json_t *value = NULL;
+    struct item *list = calloc(n, sizeof(*list));
     if (!list) {
         return ct_err_set(err, CT_NOMEM, "no memory for measurements");
     }
-    json_array_foreach(items, i, value)
-    {
-        if (take_item(value, &list[i], err)) {
-            return -1;
-        }
-    }
     ct_buf_printf(&text, "kvfs-measurement-v1\nprofile %s\n", profile);
-    return put_items(list, json_array_size(items), &text, err) ? -1 : digest_of(&text, out, err);
+    int r = take_items(items, list, err) || put_items(list, n, &text, err) ? -1 : 0;
+    free(list);
+    return r ? -1 : digest_of(&text, out, err);
 }
 
 int ks_evidence_digest(const char *challenge, const char *sign, const char *decrypt,
@@ -210,19 +224,10 @@ static int put_headers(struct header *list, size_t n, struct ct_buf *text, struc
     return 0;
 }
 
-int ks_headers_digest(const json_t *headers, char out[static KS_HEX + 1], struct ct_err *err)
+static int take_headers(const json_t *headers, struct header *list, struct ct_err *err)
 {
-    const size_t n = json_array_size(headers);
-    ct_autobuf text = {0};
-    if (!json_is_array(headers) || n > KS_HEADERS_MAX) {
-        return ct_err_set(err, CT_MALFORMED, "headers: at most %d", KS_HEADERS_MAX);
-    }
-    ct_autofree struct header *list = calloc(n + 1, sizeof(*list));
     size_t i = 0;
     const json_t *value = NULL;
-    if (!list) {
-        return ct_err_set(err, CT_NOMEM, "no memory for headers");
-    }
     json_array_foreach(headers, i, value)
     {
         list[i].path = json_string_value(json_object_get(value, "path"));
@@ -231,7 +236,23 @@ int ks_headers_digest(const json_t *headers, char out[static KS_HEX + 1], struct
             return ct_err_set(err, CT_MALFORMED, "headers: one is not a path and a digest");
         }
     }
-    return put_headers(list, n, &text, err) ? -1 : digest_of(&text, out, err);
+    return 0;
+}
+
+int ks_headers_digest(const json_t *headers, char out[static KS_HEX + 1], struct ct_err *err)
+{
+    const size_t n = json_array_size(headers);
+    ct_autobuf text = {0};
+    if (!json_is_array(headers) || n > KS_HEADERS_MAX) {
+        return ct_err_set(err, CT_MALFORMED, "headers: at most %d", KS_HEADERS_MAX);
+    }
+    struct header *list = calloc(n + 1, sizeof(*list));
+    if (!list) {
+        return ct_err_set(err, CT_NOMEM, "no memory for headers");
+    }
+    int r = take_headers(headers, list, err) || put_headers(list, n, &text, err) ? -1 : 0;
+    free(list);
+    return r ? -1 : digest_of(&text, out, err);
 }
 
 /* ---- audit chain ---- */

@@ -12,6 +12,8 @@
 
 enum { KS_HEX = 64, KS_ID = 32, KS_ITEMS_MAX = 1024, KS_HEADERS_MAX = 10000, KS_TOKEN_LEN = 43 };
 
+/* Copies text into an array of `cap` bytes; what does not fit is cut off. */
+void ks_copy(char *to, size_t cap, const char *from);
 int ks_hex_sha256(const void *p, size_t n, char out[static KS_HEX + 1], struct ct_err *err);
 bool ks_is_hex(const char *text, size_t digits);
 bool ks_is_name(const char *text);    /* half of a model's name */

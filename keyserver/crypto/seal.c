@@ -2,13 +2,12 @@
 
 #include <fcntl.h>
 #include <jansson.h>
-#include <libgen.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <pthread.h>
 #include <string.h>
 
-#include "format/base/file.h"
+#include "keyserver/crypto/newfile.h"
 
 enum { KEYS_MAX = 8, KEY_LEN = 32, IV_LEN = 12, TAG_LEN = 16, FILE_MAX = 16384, FORM = 1 };
 enum { HEAD = 1 + KS_SEALKEY_ID + IV_LEN };
@@ -37,13 +36,7 @@ static int make_key(char id[static KS_SEALKEY_ID + 1], uint8_t *key, struct ct_e
 static int write_file(const char *path, char (*ids)[KS_SEALKEY_ID + 1], size_t count,
                       const struct ct_secret *keys, bool replace, struct ct_err *err)
 {
-    struct ct_newfile f = {.fd = -1};
     ct_autobuf text = {0};
-    ct_autofree char *dir = strdup(path);
-    ct_autofree char *base = strdup(path);
-    if (!dir || !base) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a path");
-    }
     for (size_t i = 0; i < count; i++) {
         ct_buf_puts(&text, i ? ",\n" : "{\"keys\":[\n");
         ct_buf_printf(&text, "{\"kty\":\"oct\",\"alg\":\"A256GCM\",\"kid\":\"%s\",\"k\":\"",
@@ -52,15 +45,10 @@ static int write_file(const char *path, char (*ids)[KS_SEALKEY_ID + 1], size_t c
         ct_buf_puts(&text, "\"}");
     }
     ct_buf_puts(&text, "\n]}\n");
-    ct_autofd dirfd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = ct_buf_ok(&text, err) ||
-                    ct_newfile_open(&f, dirfd, basename(base), S_IRUSR | S_IWUSR, err) ||
-                    ct_write_full(f.fd, text.data, text.len, err) ||
-                    ct_newfile_commit(&f, replace, err)
-                ? -1
-                : 0;
-    ct_newfile_abort(&f);
-    return r ? ct_err_wrap(err, "%s", path) : 0;
+    return ct_buf_ok(&text, err) ||
+                   ks_write_file(path, S_IRUSR | S_IWUSR, replace, text.data, text.len, err)
+               ? -1
+               : 0;
 }
 
 int ks_seal_create(const char *path, struct ct_err *err)

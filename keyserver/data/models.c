@@ -35,10 +35,10 @@ int ks_model_create(struct ks_ctx *c, const struct ks_user *owner, const char *n
                           "description one line below %zu bytes",
                           sizeof(out->description));
     }
-    strcpy(out->owner_id, owner->id);
-    strcpy(out->owner, owner->name);
-    strcpy(out->name, name);
-    strcpy(out->description, description);
+    ks_copy(out->owner_id, sizeof(out->owner_id), owner->id);
+    ks_copy(out->owner, sizeof(out->owner), owner->name);
+    ks_copy(out->name, sizeof(out->name), name);
+    ks_copy(out->description, sizeof(out->description), description);
     if (ks_new_id(out->id, err)) {
         return -1;
     }

@@ -112,7 +112,7 @@ static void keep(struct ks_server *s, const char *kid, json_t *jwk, int64_t expi
         }
         memmove(&s->keys[at + 1], &s->keys[at], (s->key_count - at) * sizeof(s->keys[0]));
         s->keys[at] = (struct ks_server_key){.jwk = json_incref(jwk), .expires = expires};
-        strcpy(s->keys[at].kid, kid);
+        ks_copy(s->keys[at].kid, sizeof(s->keys[at].kid), kid);
         s->key_count++;
     }
     pthread_mutex_unlock(&s->keys_lock);

@@ -59,7 +59,7 @@ int ks_subscription_create(struct ks_ctx *c, const struct ks_model *m, const str
                    ? ct_err_set(err, CT_EXISTS, "%s has a running subscription", user->name)
                    : -1;
     }
-    strcpy(id, s.id);
+    ks_copy(id, KS_ID + 1, s.id);
     return now.generation ? ks_personalise(c, &now, s.id, now.generation, err) : 0;
 }
 

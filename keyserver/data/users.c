@@ -54,7 +54,7 @@ int ks_user_create(struct ks_ctx *c, const char *name, struct ks_user *out, stru
         return ct_err_set(err, CT_USAGE,
                           "a user's name is 1 to 64 characters of A-Z a-z 0-9 . _ -");
     }
-    strcpy(out->name, name);
+    ks_copy(out->name, sizeof(out->name), name);
     if (ks_new_id(out->id, err) || insert(c, out, err)) {
         return err->code == CT_EXISTS ? ct_err_set(err, CT_EXISTS, "there is a user %s", name) : -1;
     }

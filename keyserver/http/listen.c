@@ -227,7 +227,7 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **state,
     }
 }
 
-static void on_log(void *cls, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap)
 {
     static struct ct_ratelimit limit;
     unsigned missed = 0;

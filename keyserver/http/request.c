@@ -12,16 +12,22 @@ int64_t ks_monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+__attribute__((format(printf, 2, 0))) static void detail_of(struct ks_request *r, const char *fmt,
+                                                            va_list ap)
+{
+    (void)vsnprintf(r->detail, sizeof(r->detail), fmt, ap);
+}
+
 int ks_refuse(struct ks_request *r, enum ks_code code, const char *detail, ...)
 {
+    va_list ap;
+    va_start(ap, detail);
     r->code = code;
     r->detail[0] = '\0';
     if (detail) {
-        va_list ap;
-        va_start(ap, detail);
-        (void)vsnprintf(r->detail, sizeof(r->detail), detail, ap);
-        va_end(ap);
+        detail_of(r, detail, ap);
     }
+    va_end(ap);
     return 1;
 }
 
