@@ -83,11 +83,8 @@ static int setup(struct postgres_db *db, struct ct_err *err)
 }
 
 /* libpq's own words can hold the connection string: only what kind of failure it was is told. */
-static int connect_now(struct postgres_db *db, struct ct_err *err)
+static int reconnect(struct postgres_db *db, struct ct_err *err)
 {
-    if (db->conn && PQstatus(db->conn) == CONNECTION_OK) {
-        return 0;
-    }
     const char *const names[] = {"dbname", "connect_timeout", "application_name", NULL};
     const char *const values[] = {db->where, "5", "kvfs-keyserver", NULL};
     PQfinish(db->conn);
@@ -252,14 +249,11 @@ static int postgres_begin(struct ks_db *base, enum ks_tx kind, struct ct_err *er
     struct postgres_db *db = (struct postgres_db *)base;
     const char *sql = kind == KS_READ ? "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
                                       : "BEGIN ISOLATION LEVEL READ COMMITTED";
-    if (connect_now(db, err)) {
-        return -1;
+    /* A connection that died since the last transaction may say so only now. */
+    if (db->conn && PQstatus(db->conn) == CONNECTION_OK && simple(db, sql, err) == 0) {
+        return 0;
     }
-    /* A connection that died since the last transaction says so only now. */
-    if (simple(db, sql, err) && (connect_now(db, err) || simple(db, sql, err))) {
-        return -1;
-    }
-    return 0;
+    return reconnect(db, err) || simple(db, sql, err) ? -1 : 0;
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK. */
@@ -336,7 +330,7 @@ struct ks_db *ks_postgres_open(const char *where, struct ct_err *err)
         return NULL;
     }
     db->db.driver = &driver;
-    if (connect_now(db, err)) {
+    if (reconnect(db, err)) {
         postgres_close(&db->db);
         return NULL;
     }

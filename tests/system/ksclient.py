@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import ssl
@@ -51,8 +52,8 @@ class Refused(Exception):
 class Http:
     """One connection, made again when the server closed it."""
 
-    def __init__(self, server, host="localhost", cafile=None):
-        self.server, self.host = server, host
+    def __init__(self, server, host="localhost", cafile=None, port=None):
+        self.server, self.host, self.port = server, host, port
         self.context = ssl.create_default_context(
             cafile=cafile or os.path.join(server.dir, "tls.crt"))
         self.connection = None
@@ -63,7 +64,7 @@ class Http:
         for attempt in (0, 1):
             if not self.connection:
                 self.connection = http.client.HTTPSConnection(
-                    self.host, self.server.port, context=self.context, timeout=timeout)
+                    self.host, self.port or self.server.port, context=self.context, timeout=timeout)
             try:
                 self.connection.request(method, path, body=body, headers=headers or {},
                                         encode_chunked=bool(headers and CHUNKED in headers))
@@ -99,6 +100,17 @@ class Http:
         if self.connection:
             self.connection.close()
             self.connection = None
+
+
+def columns(query):
+    """Names for the columns of a query: as many as commas outside brackets before FROM, plus one."""
+    depth = count = 0
+    for i, char in enumerate(query):
+        depth += (char == "(") - (char == ")")
+        count += char == "," and depth == 0
+        if depth == 0 and query[i:i + 6] == " FROM ":
+            break
+    return [f"c{i}" for i in range(count + 1)]
 
 
 class Server:
@@ -146,6 +158,13 @@ class Server:
         self.port = int(found[1])
         return self
 
+    def replica(self):
+        """Another server of the same database, keys and certificate; to be started."""
+        other = Server(*self.options, postgres=self.postgres, database=self.database)
+        shutil.copytree(self.dir, other.dir)
+        other.thumbprint = self.thumbprint
+        return other
+
     def log(self):
         with open(self.logfile, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -176,6 +195,16 @@ class Server:
             database.execute(text)
             database.commit()
 
+    def select(self, text):
+        """The rows of a query, as JSON."""
+        if self.postgres:
+            return self.postgres.sql(f"SELECT COALESCE(json_agg(a), '[]') FROM (SELECT"
+                                     f" json_build_array({','.join(columns(text))}) a FROM"
+                                     f" ({text}) AS q({','.join(columns(text))})) r", "keyserver")
+        with contextlib.closing(sqlite3.connect(os.path.join(self.dir, "keyserver.db"),
+                                                timeout=30)) as database:
+            return json.dumps(database.execute(text).fetchall())
+
     def database_bytes(self):
         """All that lies on the disk."""
         if self.postgres:
@@ -200,7 +229,7 @@ class Server:
 
     def __exit__(self, kind, value, trace):
         code = self.stop()
-        found = re.search(r"ERROR: \w+Sanitizer|runtime error:", self.log())
+        found = re.search(r"(ERROR|WARNING): \w+Sanitizer|runtime error:", self.log())
         assert not found, self.log()[-3000:]
         if kind is None:
             assert code == 0, f"the server ended with {code}: {self.log()[-2000:]}"

@@ -63,6 +63,11 @@ class Postgres:
         self.sql(f"CREATE DATABASE {name}")
         return f"postgresql://kvfs@/{name}?host={self.dir}"
 
+    def fresh(self):
+        """An empty database in the place of the one that self.url names."""
+        self.sql("DROP DATABASE keyserver WITH (FORCE)")
+        self.url = self.database("keyserver")
+
     def __enter__(self):
         run(*self.as_user, os.path.join(self.bin, "initdb"), "-D", self.data, "-U", "kvfs", "-A",
             "trust", "-N", "--no-locale", "-E", "UTF8", check=True, timeout=300)
