@@ -79,17 +79,26 @@ static int seal_all(struct ks_admin *a, struct ct_err *err)
 }
 
 /*
- * At every moment the file opens everything: first the new key is added, then everything is sealed
- * with it, and once more after what others may have begun before that has ended; then the old one
- * goes. Whoever kills this in between runs it again.
+ * At every moment the file opens everything: a new key is added, then used for all that is there,
+ * and once more for what others had begun before; then the old one goes. Whoever kills this in
+ * between runs it again.
  */
 int ks_cmd_rotate(struct ks_admin *a, struct ct_err *err)
 {
     const struct timespec others = {2, 0};
-    if (ks_admin_open(a, true, err) || ks_seal_add(a->ctx.seal, err) || seal_all(a, err)) {
+    const char *step = ks_option(a, "step", "all");
+    const bool all = strcmp(step, "all") == 0;
+    const bool add = strcmp(step, "add") == 0;
+    const bool use = strcmp(step, "use") == 0;
+    const bool drop = strcmp(step, "drop") == 0;
+    if (!all && !add && !use && !drop) {
+        return ct_err_set(err, CT_USAGE, "--step is add, use or drop");
+    }
+    if (ks_admin_open(a, true, err) || ((all || add) && ks_seal_add(a->ctx.seal, err)) ||
+        ((all || use) && (ks_seal_use(a->ctx.seal, err) || seal_all(a, err)))) {
         return -1;
     }
-    if (ks_option(a, "keep-old", NULL)) {
+    if (add || use) {
         return 0;
     }
     nanosleep(&others, NULL);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "format/base/log.h"
@@ -86,6 +87,16 @@ static int load(struct ks_admin *a, struct ks_server *s, struct ct_err *err)
     return r || !s->metrics || !s->rates || ks_server_key_refresh(&a->ctx, s, err) ? -1 : 0;
 }
 
+/* A long poll is a connection each. */
+static void raise_descriptors(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+        l.rlim_cur = l.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &l);
+    }
+}
+
 static int run(struct ks_admin *a, struct ks_server *s, struct ct_err *err)
 {
     char cert[KS_PATH];
@@ -125,6 +136,7 @@ int ks_cmd_serve(struct ks_admin *a, struct ct_err *err)
     struct ks_server s = {0};
     pthread_mutex_init(&s.keys_lock, NULL);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    raise_descriptors();
     ct_log_set_sink(to_stderr, NULL);
     if (ks_option(a, "verbose", NULL)) {
         ct_log_set_level(CT_LOG_DEBUG);

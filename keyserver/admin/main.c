@@ -16,7 +16,7 @@ static const struct ks_command commands[] = {
     {"serve", NULL, "", SERVE, ks_cmd_serve, false, "serve"},
     {"migrate", NULL, "", "secrets", ks_cmd_migrate, false, "bring the database up to date"},
     {"thumbprint", NULL, "", "secrets", ks_cmd_thumbprint, true, "print what runtimes pin"},
-    {"rotate-key", NULL, "", "secrets keep-old", ks_cmd_rotate, false,
+    {"rotate-key", NULL, "", "secrets step", ks_cmd_rotate, false,
      "encrypt all secrets anew under a new key"},
     {"user", "add", "NAME", "secrets", ks_cmd_user_add, true, "add a user"},
     {"user", "disable", "NAME", "secrets", ks_cmd_user_disable, true,

@@ -140,20 +140,41 @@ static int add_locked(struct ks_seal *s, struct ct_err *err)
     if (s->count == KEYS_MAX) {
         return ct_err_set(err, CT_USAGE, "the file holds %d keys already", KEYS_MAX);
     }
-    uint8_t *keys = ct_secret_bytes(s->keys);
-    memmove(keys + KEY_LEN, keys, s->count * KEY_LEN);
-    memmove(s->ids[1], s->ids[0], s->count * sizeof(s->ids[0]));
+    if (make_key(s->ids[s->count], ct_secret_bytes(s->keys) + s->count * KEY_LEN, err)) {
+        return -1;
+    }
     s->count++;
-    return make_key(s->ids[0], keys, err) ||
-                   write_file(s->path, s->ids, s->count, s->keys, true, err)
-               ? -1
-               : 0;
+    return write_file(s->path, s->ids, s->count, s->keys, true, err);
 }
 
 int ks_seal_add(struct ks_seal *s, struct ct_err *err)
 {
     pthread_mutex_lock(&s->lock);
     int r = add_locked(s, err);
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+static int use_locked(struct ks_seal *s, struct ct_err *err)
+{
+    char id[KS_SEALKEY_ID + 1];
+    uint8_t key[KEY_LEN];
+    uint8_t *keys = ct_secret_bytes(s->keys);
+    const size_t last = s->count - 1;
+    memcpy(id, s->ids[last], sizeof(id));
+    memcpy(key, keys + last * KEY_LEN, KEY_LEN);
+    memmove(keys + KEY_LEN, keys, last * KEY_LEN);
+    memmove(s->ids[1], s->ids[0], last * sizeof(s->ids[0]));
+    memcpy(keys, key, KEY_LEN);
+    memcpy(s->ids[0], id, sizeof(id));
+    ct_wipe(key, sizeof(key));
+    return write_file(s->path, s->ids, s->count, s->keys, true, err);
+}
+
+int ks_seal_use(struct ks_seal *s, struct ct_err *err)
+{
+    pthread_mutex_lock(&s->lock);
+    int r = use_locked(s, err);
     pthread_mutex_unlock(&s->lock);
     return r;
 }

@@ -27,8 +27,10 @@ int ks_seal_create(const char *path, struct ct_err *err);
 /* Reads it. Kept; to be freed with ks_seal_free(). Thread-safe from then on. */
 int ks_seal_open(const char *path, struct ks_seal **out, struct ct_err *err);
 void ks_seal_free(struct ks_seal *s);
-/* Puts a new key in front, in the file and in memory. CT_USAGE when the file cannot be replaced. */
+/* Rotation, in the file and in memory. A new key at the end: it opens, and seals nothing yet. */
 int ks_seal_add(struct ks_seal *s, struct ct_err *err);
+/* The last key to the front: it seals from now on. */
+int ks_seal_use(struct ks_seal *s, struct ct_err *err);
 /* Leaves only the first one. */
 int ks_seal_drop_old(struct ks_seal *s, struct ct_err *err);
 

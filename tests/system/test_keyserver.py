@@ -325,8 +325,9 @@ def test_server(world):
         server.run("rotate-key")
         bob = Runtime(server, world["bob"])
         before = bob.get("alice/m", {})[1]["master_key"]
-        server.run("rotate-key")
-        assert bob.get("alice/m", {})[1]["master_key"] == before
+        for step in ("add", "use", "drop"):
+            server.run("rotate-key", f"--step={step}")
+            assert bob.get("alice/m", {})[1]["master_key"] == before
         world["alice"].create("after-rotation")
         world["alice"].keys("after-rotation")
         server.stop()

@@ -98,6 +98,7 @@ Test(store, rotation)
     cr_assert_eq(ks_seal_open(seals, &other, &err), 0);
     cr_assert_eq(ks_seal(s, &here, secret, &old, &err), 0);
     cr_assert_eq(ks_seal_add(s, &err), 0, "%s", err.msg);
+    cr_assert_eq(ks_seal_use(s, &err), 0, "%s", err.msg);
     cr_assert_eq(ks_seal(s, &here, secret, &new, &err), 0);
     expect_unseal(s, &here, &old, CT_OK);
     expect_unseal(other, &here, &new, CT_OK);
