@@ -288,7 +288,7 @@ static int by_key(const void *a, const void *b)
     return ct_cmp_bytes(x->key.p, x->key.n, y->key.p, y->key.n);
 }
 
-static int check_offsets(const struct ct_header *h, struct ct_err *err)
+static int check_offsets(struct ct_header *h, struct ct_err *err)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < h->tensor_count; i++) {
@@ -299,6 +299,9 @@ static int check_offsets(const struct ct_header *h, struct ct_err *err)
                               t->begin > at ? "a hole" : "an overlap", (unsigned long long)at);
         }
         at = t->end;
+    }
+    if (h->body_len == CT_BODY_UNKNOWN) {
+        h->body_len = at;
     }
     if (at != h->body_len) {
         return ct_err_set(err, CT_MALFORMED, "the tensors end at byte %llu of a body of %llu",

@@ -13,6 +13,9 @@ enum {
     CT_PREFIX = 8,             /* the length field before it */
 };
 
+/* For who has a header and not the file: the body is as long as the tensors say. */
+#define CT_BODY_UNKNOWN UINT64_MAX
+
 struct ct_tensor {
     struct ct_span name;  /* decoded UTF-8; may hold any character, NUL included */
     struct ct_span dtype; /* as the file says */
@@ -37,8 +40,8 @@ struct ct_header {
     void *arena; /* what the spans point into */
 };
 
-/* Parses the n bytes of JSON (padding included) of a file whose body has `body_len` bytes. The
- * result copies what it needs. */
+/* Parses the n bytes of JSON (padding included) of a file whose body has `body_len` bytes (or
+ * CT_BODY_UNKNOWN). The result copies what it needs. */
 int ct_header_parse(const uint8_t *json, size_t n, uint64_t body_len, struct ct_header **out,
                     struct ct_err *err);
 void ct_header_free(struct ct_header *h); /* NULL is allowed */

@@ -54,9 +54,25 @@ int ct_encrypt_file(struct ct_source *in, const struct ct_version *v,
 int ct_rewrap_file(struct ct_source *in, const struct ct_version *v, struct ct_keysource *old,
                    const struct ct_write_keys *keys, const struct ct_write_options *opt, int dirfd,
                    const char *name, struct ct_err *err);
-/* The header alone (bytes 0..8+N-1 in, new ones appended): for a key server, which has no body. */
+/* The header alone (bytes 0..8+N-1 in, new ones appended): for a key server, which has no body and
+ * may say CT_BODY_UNKNOWN. */
 int ct_rewrap_header(const uint8_t *header, size_t n, uint64_t body_len, struct ct_keysource *old,
                      const struct ct_write_keys *keys, struct ct_buf *out, struct ct_err *err);
+
+/* What bytes 0..8+N-1 of an encrypted file say, for who keeps headers without bodies. */
+struct ct_header_facts {
+    uint64_t body_len;
+    uint8_t sha256[CT_DIGEST];    /* of these bytes */
+    uint8_t immutable[CT_DIGEST]; /* of the header's immutable part */
+    struct ct_policy_field policy;
+    struct ct_keys_field keys;
+};
+/* Checks structure and, with the key that `keys` gives, the signature; unwraps nothing.
+ * CT_MALFORMED, CT_REJECTED, CT_NOKEY; CT_USAGE when it is not encrypted. To be freed with
+ * ct_header_facts_free(), also on failure. */
+int ct_header_facts(const uint8_t *header, size_t n, struct ct_keysource *keys,
+                    struct ct_header_facts *out, struct ct_err *err);
+void ct_header_facts_free(struct ct_header_facts *f);
 
 /* New DEKs, new IVs, new body: decrypts with `old` and encrypts anew, checking every tag. The
  * policy is kept, not asked. */

@@ -74,12 +74,15 @@ static void ossl_free(void *p, const char *file, int line)
 }
 
 /* OpenSSL takes an allocator only before its first allocation, which another library's start-up
- * code may make: hence before main(). */
+ * code may make (libjose's does): hence before those of all libraries, which only an executable
+ * can. */
 static int openssl_wipes;
-__attribute__((constructor)) static void make_openssl_wipe(void)
+static void make_openssl_wipe(void)
 {
     openssl_wipes = CRYPTO_set_mem_functions(ossl_malloc, ossl_realloc, ossl_free);
 }
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_all)(void) = make_openssl_wipe;
 
 int ct_secret_init(struct ct_err *err)
 {
