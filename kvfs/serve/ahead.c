@@ -1,9 +1,12 @@
 #include "kvfs/serve/chunks_parts.h"
 
+#define NO_EXTENT UINT32_MAX /* of a wish that was fulfilled otherwise */
+
 static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint32_t extent)
 {
-    if (c->wish_count == KVFS_WISHES || kvfs_slots_find(&c->slots, node->id, extent)) {
+    if (c->wish_count == KVFS_WISHES || kvfs_content_was_given(content, extent) ||
+        kvfs_slots_find(&c->slots, node->id, extent)) {
         return;
     }
     for (unsigned i = 0; i < c->wish_count; i++) {
@@ -39,21 +42,24 @@ void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_
 {
     size_t head = 0;
     (void)kvfs_content_head(content, &head);
-    bool body = offset + size > head;
-    uint32_t now = body ? kvfs_content_extent_at(content, offset + size - 1) : 0;
+    uint32_t now = 0;
     uint32_t all = kvfs_content_extents(content);
     uint32_t first = 0;
     uint32_t count = 0;
     pthread_mutex_lock(&node->lock);
     struct kvfs_cursor *stream = kvfs_streams_note(&node->streams, offset, size);
-    if (stream && body) {
+    bool goes_on = stream && stream->next > head;
+    if (goes_on) {
+        /* Where the stream is, not this request: several threads take requests from the kernel, and
+         * what lies behind has been given out and may be forgotten by now. */
+        now = kvfs_content_extent_at(content, stream->next - 1);
         count = source_window(c, stream, now, all, &first);
     }
     pthread_mutex_unlock(&node->lock);
     if (count) {
         kvfs_fetch_ask(c->fetch, content, first, count);
     }
-    if (!stream || !body) {
+    if (!goes_on) {
         return;
     }
     pthread_mutex_lock(&c->lock);
@@ -63,6 +69,17 @@ void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_
     pthread_mutex_unlock(&c->lock);
 }
 
+void kvfs_wish_cancel(struct kvfs_chunks *c, const struct kvfs_node *node, uint32_t extent)
+{
+    for (unsigned i = 0; i < c->wish_count; i++) {
+        struct wish *w = &c->wishes[(c->wish_first + i) % KVFS_WISHES];
+        if (w->node == node && w->extent == extent) {
+            w->extent = NO_EXTENT;
+            return;
+        }
+    }
+}
+
 void kvfs_wish_grant(struct kvfs_chunks *c)
 {
     struct wish w = c->wishes[c->wish_first];
@@ -70,7 +87,7 @@ void kvfs_wish_grant(struct kvfs_chunks *c)
     c->wish_first = (c->wish_first + 1) % KVFS_WISHES;
     c->wish_count--;
     struct kvfs_slot *slot = kvfs_slots_find(&c->slots, w.node->id, w.extent);
-    if (!slot && (slot = kvfs_slots_take(&c->slots, true, &unread))) {
+    if (w.extent != NO_EXTENT && !slot && (slot = kvfs_slots_take(&c->slots, true, &unread))) {
         struct ct_err err = CT_ERR_INIT;
         kvfs_count(&c->stats.evicted_unread, unread);
         kvfs_count(&c->stats.prefetched, 1);

@@ -144,6 +144,10 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
         }
         if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
             kvfs_count(&c->stats.misses, 1);
+            kvfs_wish_cancel(c, j->node, extent);
+            if (kvfs_content_was_given(j->content, extent)) {
+                kvfs_content_forget_given(j->content);
+            }
             kvfs_count(&c->stats.evicted_unread, unread);
             *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, err);
             return *r ? NULL : slot;
@@ -153,6 +157,16 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
 }
 
 /* ---- answering ---- */
+
+/* With the lock held: bytes from `offset` in the file are given out from the slot. */
+static void touch(struct kvfs_chunks *c, struct kvfs_content *content, struct kvfs_slot *slot,
+                  uint64_t offset, uint32_t bytes)
+{
+    kvfs_slots_touch(&c->slots, slot, (uint32_t)(offset - slot->begin), bytes);
+    if (kvfs_slot_is_served(slot)) {
+        kvfs_content_give(content, slot->extent);
+    }
+}
 
 static void reply_from(struct kvfs_chunks *c, fuse_req_t req, const struct kvfs_slot *slot,
                        uint64_t offset, uint32_t size)
@@ -189,7 +203,7 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
         }
         return;
     }
-    kvfs_slots_touch(&c->slots, slot, j->size);
+    touch(c, j->content, slot, j->offset, j->size);
     pthread_mutex_unlock(&c->lock);
     if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
         kvfs_reply_error(c->serve, j->req, j->node, &err);
@@ -215,7 +229,7 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
         return -1;
     }
     uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
-    kvfs_slots_touch(&c->slots, slot, (uint32_t)(stop - at));
+    touch(c, j->content, slot, at, (uint32_t)(stop - at));
     pthread_mutex_unlock(&c->lock);
     memcpy(to, slot->buf + (at - slot->begin), stop - at);
     pthread_mutex_lock(&c->lock);
@@ -323,8 +337,7 @@ struct ready {
 
 /* With the lock held. False, with nothing pinned, unless all of it is ready. */
 static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
-                    const struct kvfs_content *content, uint64_t offset, uint32_t size,
-                    struct ready *r)
+                    struct kvfs_content *content, uint64_t offset, uint32_t size, struct ready *r)
 {
     size_t head_len = 0;
     const uint8_t *head = kvfs_content_head(content, &head_len);
@@ -350,9 +363,12 @@ static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
         return false;
     }
     for (int i = 0; i < r->count; i++) {
-        if (r->slots[i]) {
-            r->slots[i]->pins++;
-            kvfs_slots_touch(&c->slots, r->slots[i], (uint32_t)r->iov[i].iov_len);
+        struct kvfs_slot *slot = r->slots[i];
+        if (slot) {
+            slot->pins++;
+            touch(c, content, slot,
+                  slot->begin + (uint64_t)((const uint8_t *)r->iov[i].iov_base - slot->buf),
+                  (uint32_t)r->iov[i].iov_len);
             kvfs_count(&c->stats.hits, 1);
         }
     }
@@ -361,7 +377,7 @@ static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
 
 /* From the FUSE thread, if all of it is ready. */
 static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
-                          const struct kvfs_content *content, uint64_t offset, uint32_t size)
+                          struct kvfs_content *content, uint64_t offset, uint32_t size)
 {
     struct ct_err ignored = CT_ERR_INIT;
     struct ready r;

@@ -61,6 +61,9 @@ void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot);
 /* Notes a read, and wishes for what comes next if it is part of a stream. */
 void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint64_t offset, uint32_t size);
+/* With the lock held: an extent is being decrypted for a reader, so that nobody need do it ahead.
+ */
+void kvfs_wish_cancel(struct kvfs_chunks *c, const struct kvfs_node *node, uint32_t extent);
 /* With the lock held: fulfils one wish, or drops it when no slot can be spared. */
 void kvfs_wish_grant(struct kvfs_chunks *c);
 /* With the lock held: forgets the wishes for a node, or all. */

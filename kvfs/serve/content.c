@@ -11,6 +11,7 @@ struct kvfs_content {
     struct ct_model *model; /* NULL: a file as it is */
     size_t head_len;
     uint64_t size;
+    uint8_t *given; /* a bit an extent; NULL: none yet */
 
     /* a file as it is */
     struct ct_source *source;
@@ -105,6 +106,7 @@ void kvfs_content_unref(struct kvfs_content *c)
         ct_source_close(c->source);
         ct_manifest_unref(c->manifest);
         free(c->head);
+        free(c->given);
         free(c);
     }
 }
@@ -240,4 +242,26 @@ void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent)
         kvfs_content_extent(c, extent, &begin, &len);
         ct_source_fetch(c->source, begin, len);
     }
+}
+
+void kvfs_content_give(struct kvfs_content *c, uint32_t extent)
+{
+    if (!c->given) {
+        c->given =
+            calloc(kvfs_content_extents(c) / 8 + 1, 1); /* without memory: as if never given */
+    }
+    if (c->given) {
+        c->given[extent / 8] |= (uint8_t)(1U << extent % 8);
+    }
+}
+
+bool kvfs_content_was_given(const struct kvfs_content *c, uint32_t extent)
+{
+    return c->given && c->given[extent / 8] >> extent % 8 & 1;
+}
+
+void kvfs_content_forget_given(struct kvfs_content *c)
+{
+    free(c->given);
+    c->given = NULL;
 }

@@ -36,6 +36,12 @@ int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                       struct ct_damages *damages, struct ct_err *err);
 /* As ct_model_fetch(). */
 void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent);
+/* Which extents were given out whole, so that they lie in the kernel's page cache and need not be
+ * decrypted ahead. Guarded by the lock of the slots. */
+void kvfs_content_give(struct kvfs_content *c, uint32_t extent);
+bool kvfs_content_was_given(const struct kvfs_content *c, uint32_t extent);
+/* One of them was asked for again: the page cache has been emptied. */
+void kvfs_content_forget_given(struct kvfs_content *c);
 /* CT_STALE if the source is not what it was when the content was made. */
 int kvfs_content_check(struct kvfs_content *c, struct ct_err *err);
 /* NULL unless it is a model. Borrowed. */

@@ -91,7 +91,7 @@ static uint64_t worth(const struct kvfs_slots *s, const struct kvfs_slot *slot)
     if (slot->state == KVFS_SLOT_FREE) {
         return UINT64_C(1) << 61;
     }
-    return slot->served >= slot->len ? s->tick - slot->touched
+    return kvfs_slot_is_served(slot) ? s->tick - slot->touched
                                      : slot->touched + (UINT64_C(1) << 62);
 }
 
@@ -101,7 +101,7 @@ struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unr
     for (unsigned i = 0; i < s->count; i++) {
         struct kvfs_slot *slot = &s->slots[i];
         if (slot->pins || slot->state == KVFS_SLOT_FILLING ||
-            (prefetch && slot->state == KVFS_SLOT_READY && slot->served < slot->len &&
+            (prefetch && slot->state == KVFS_SLOT_READY && !kvfs_slot_is_served(slot) &&
              s->tick - slot->touched < s->count)) {
             continue;
         }
@@ -117,8 +117,23 @@ struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unr
     return best;
 }
 
-void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t bytes)
+static unsigned part_of(const struct kvfs_slot *slot, uint32_t offset)
 {
+    return (unsigned)((uint64_t)offset * KVFS_PARTS / slot->len);
+}
+
+bool kvfs_slot_is_served(const struct kvfs_slot *slot)
+{
+    return slot->served == UINT64_MAX;
+}
+
+/* A part counts once its last byte was given out: streams arrive in requests of any size. */
+void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t offset, uint32_t bytes)
+{
+    uint32_t end = offset + bytes;
+    unsigned from = part_of(slot, offset);
+    unsigned to = end >= slot->len ? KVFS_PARTS : part_of(slot, end);
+    uint64_t below_to = to == KVFS_PARTS ? UINT64_MAX : (UINT64_C(1) << to) - 1;
     slot->touched = ++s->tick;
-    slot->served = slot->served > UINT32_MAX - bytes ? UINT32_MAX : slot->served + bytes;
+    slot->served |= below_to & ~((UINT64_C(1) << from) - 1);
 }

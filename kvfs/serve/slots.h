@@ -10,6 +10,9 @@
 
 enum { KVFS_ASSEMBLY = 1 << 20 }; /* the largest FUSE read there is */
 
+/* In how many parts of equal size it is remembered what of a slot was given out. */
+enum { KVFS_PARTS = 64 };
+
 enum kvfs_slot_state { KVFS_SLOT_FREE, KVFS_SLOT_FILLING, KVFS_SLOT_READY };
 
 struct kvfs_job;
@@ -23,7 +26,7 @@ struct kvfs_slot {
     uint8_t *buf;
     unsigned pins;            /* threads that read it just now */
     bool damaged;             /* some unit of it: see the node's memo */
-    uint32_t served;          /* bytes given out */
+    uint64_t served;          /* parts given out: bit i is the i-th of KVFS_PARTS */
     uint64_t touched;         /* tick */
     struct kvfs_job *waiters; /* requests that are parked here while it is filled */
 };
@@ -49,6 +52,10 @@ struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t 
  * all are in use. For prefetch only what nobody still waits to read. *unread: data that
  * nobody ever read was dropped. */
 struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread);
-void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t bytes);
+/* `bytes` from `offset` in the slot were given out. */
+void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t offset,
+                      uint32_t bytes);
+/* Whether all of it was. */
+bool kvfs_slot_is_served(const struct kvfs_slot *slot);
 
 #endif
