@@ -36,8 +36,9 @@ struct warm {
     bool short_of_memory;
 
     /* for the thread that shows how far an open is that decrypts the whole file */
-    _Atomic(const char *) opening;
-    uint64_t shown;
+    pthread_mutex_t lock;
+    const char *opening; /* guarded by it: the path, NULL: none */
+    uint64_t shown;      /* guarded by it: bytes of this file that were counted as done */
     atomic_bool ended;
 };
 
@@ -112,16 +113,31 @@ static uint64_t opened_so_far(const struct warm *w, const char *path)
     return done;
 }
 
+/* What was counted of the one before. */
+static uint64_t set_opening(struct warm *w, const char *path)
+{
+    pthread_mutex_lock(&w->lock);
+    uint64_t shown = w->shown;
+    w->opening = path;
+    w->shown = 0;
+    pthread_mutex_unlock(&w->lock);
+    return shown;
+}
+
 static void *show(void *arg)
 {
     struct warm *w = arg;
     while (!atomic_load(&w->ended)) {
-        const char *path = atomic_load(&w->opening);
+        pthread_mutex_lock(&w->lock);
+        const char *path = w->opening;
+        pthread_mutex_unlock(&w->lock);
         uint64_t now = path ? opened_so_far(w, path) : 0;
-        if (path && path == atomic_load(&w->opening) && now > w->shown) {
+        pthread_mutex_lock(&w->lock);
+        if (path && path == w->opening && now > w->shown) {
             (void)kvfs_progress_add(NULL, now - w->shown);
             w->shown = now;
         }
+        pthread_mutex_unlock(&w->lock);
         usleep(POLL_US);
     }
     return NULL;
@@ -131,8 +147,7 @@ static void *show(void *arg)
 
 static bool has_memory(struct warm *w, uint64_t bytes)
 {
-    w->short_of_memory |=
-        w->done + bytes > w->budget || kvfs_available_memory() < bytes + reserve;
+    w->short_of_memory |= w->done + bytes > w->budget || kvfs_available_memory() < bytes + reserve;
     return !w->short_of_memory;
 }
 
@@ -165,11 +180,10 @@ static int warm_file(struct warm *w, const struct kvfs_item *item, struct ct_err
     uint64_t size = (uint64_t)item->st.st_size;
     uint32_t resident = 0;
     kvfs_progress_item(item->path);
-    w->shown = 0;
-    atomic_store(&w->opening, item->path);
+    set_opening(w, item->path);
     struct stat st;
     ct_autofd fd = kvfs_open_regular(w->all.fd, item->path, &st, err);
-    atomic_store(&w->opening, NULL);
+    uint64_t shown = set_opening(w, NULL);
     if (fd < 0) {
         w->damaged++;
         kvfs_warn("warm", "%s", err->msg);
@@ -180,7 +194,7 @@ static int warm_file(struct warm *w, const struct kvfs_item *item, struct ct_err
     if (ioctl(fd, KVFS_IOC_KEEP, &resident) == 0 && resident) {
         w->resident++;
         w->done += size;
-        return kvfs_progress_add(NULL, size > w->shown ? size - w->shown : 0)
+        return kvfs_progress_add(NULL, size > shown ? size - shown : 0)
                    ? kvfs_check_interrupted(err)
                    : 0;
     }
@@ -270,7 +284,7 @@ static int detach(void)
 
 int cmd_warm(int argc, char **argv)
 {
-    struct warm w = {.all.fd = -1};
+    struct warm w = {.all.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct ct_err err = CT_ERR_INIT;
     kvfs_parse_args(&argp, "warm", argc, argv, &w);
     (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);

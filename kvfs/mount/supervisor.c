@@ -145,6 +145,7 @@ static void start_warmer(struct supervisor *s)
     s->warmer = fork();
     if (s->warmer == 0) {
         sigset_t none;
+        (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0);

@@ -180,7 +180,8 @@ def no_mount(path):
 def processes(mountpoint):
     """Names and pids of the processes behind a mount: supervisor, keeper, worker."""
     found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    # A child that has not come to its own name yet has its parent's: the parent is older.
+    for pid in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
@@ -189,7 +190,7 @@ def processes(mountpoint):
         except OSError:
             continue
         if os.fsencode(mountpoint) in words and name.startswith("kvfs-") and alive(pid):
-            found[name[len("kvfs-"):]] = int(pid)
+            found.setdefault(name[len("kvfs-"):], int(pid))
     return found
 
 
