@@ -158,37 +158,16 @@ static void start_warmer(struct supervisor *s)
     }
 }
 
-static void reap_warmer(struct supervisor *s)
+static void signal_warmer(const struct supervisor *s, int signal)
 {
-    int status = 0;
-    (void)waitpid(s->warmer, &status, 0);
-    close(s->warmer_fd);
-    s->warmer_fd = -1;
-    ct_log(CT_LOG_INFO, "warming ended%s", status ? " before all was read" : "");
+    if (s->warmer_fd >= 0) {
+        (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, signal, NULL, 0);
+    }
 }
 
-/* It would keep the mount busy. */
-static void end_warmer(struct supervisor *s)
-{
-    struct pollfd p = {.fd = s->warmer_fd, .events = POLLIN};
-    if (s->warmer_fd < 0) {
-        return;
-    }
-    (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, SIGTERM, NULL, 0);
-    if (poll(&p, 1, WARMER_MS) <= 0) {
-        (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, SIGKILL, NULL, 0);
-    }
-    reap_warmer(s);
-}
-
-static void stop(struct supervisor *s)
+static void unmount_or_seal(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
-    s->stopped = true;
-    end_warmer(s);
-    if (s->stage > RUNNING) {
-        return;
-    }
     if (s->stage == RUNNING && kvfs_mounter_umount(&s->mounted, false, &err) == 0) {
         enter(s, UNMOUNTED, UNMOUNTED_MS);
         return;
@@ -197,13 +176,50 @@ static void stop(struct supervisor *s)
     seal_worker(s);
 }
 
+static void reap_warmer(struct supervisor *s)
+{
+    int status = 0;
+    (void)waitpid(s->warmer, &status, 0);
+    close(s->warmer_fd);
+    s->warmer_fd = -1;
+    ct_log(CT_LOG_INFO, "warming ended%s", status ? " before all was read" : "");
+    if (s->stopped && s->stage == RUNNING) {
+        unmount_or_seal(s);
+    }
+}
+
+/* `kvfs warm` would keep the mount busy: it goes first. It may be waiting for the worker, and that
+ * one for us, so that we don't wait for it here. */
+static void stop(struct supervisor *s)
+{
+    s->stopped = true;
+    if (s->stage > RUNNING) {
+        return;
+    }
+    if (s->warmer_fd >= 0) {
+        signal_warmer(s, SIGTERM);
+        enter(s, RUNNING, WARMER_MS);
+        return;
+    }
+    unmount_or_seal(s);
+}
+
 static void on_deadline(struct supervisor *s)
 {
-    if (s->stage == UNMOUNTED) {
-        seal_worker(s); /* unmounted here, but a copy lives on in another mount namespace */
-    } else if (s->stage == SEALING) {
+    switch (s->stage) {
+    case RUNNING: /* the warmer is still there */
+        signal_warmer(s, SIGKILL);
+        unmount_or_seal(s);
+        break;
+    case UNMOUNTED: /* by us, but a copy lives on in another mount namespace */
+        seal_worker(s);
+        break;
+    case SEALING:
         ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
         end_worker(s);
+        break;
+    default:
+        break;
     }
 }
 
@@ -369,7 +385,7 @@ static int on_worker_end(struct supervisor *s)
     char how[64];
     int status = 0;
     (void)waitpid(s->worker.pid, &status, 0);
-    end_warmer(s);
+    signal_warmer(s, SIGKILL); /* nobody will answer it */
     if (s->worker.said >= 0) {
         on_said(s);
     }

@@ -215,7 +215,7 @@ static struct {
 } handles = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* With the kernel's reference. */
-static struct kvfs_handle *new_handle(void)
+struct kvfs_handle *kvfs_handle_new(void)
 {
     struct kvfs_handle *h = calloc(1, sizeof(*h));
     if (h) {
@@ -259,6 +259,7 @@ void kvfs_handle_unref(struct kvfs_serve *s, struct kvfs_handle *h)
     unlink_handle(h);
     kvfs_content_unref(h->content);
     ct_buf_free(&h->snapshot);
+    kvfs_listing_free(h->listing);
     free(h);
     if (node) {
         close_node(s, node);
@@ -297,7 +298,7 @@ void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
 /* Takes the content over, unless NULL comes back. */
 static struct kvfs_handle *file_handle(const struct kvfs_opening *o, struct kvfs_content *c)
 {
-    struct kvfs_handle *h = new_handle();
+    struct kvfs_handle *h = kvfs_handle_new();
     if (!h) {
         return NULL;
     }
@@ -335,7 +336,7 @@ static void open_status(struct kvfs_serve *s, fuse_req_t req, fuse_ino_t ino,
                         struct fuse_file_info *fi)
 {
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_handle *h = new_handle();
+    struct kvfs_handle *h = kvfs_handle_new();
     if (!h || kvfs_status_content(s, ino, &h->snapshot, &err)) {
         if (h) {
             kvfs_handle_unref(s, h);

@@ -190,24 +190,18 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 
 /* ---- directories: a snapshot of the names at opendir ---- */
 
-struct listing {
-    atomic_uint refs; /* as a handle's */
-    char **names;     /* as the view shows them, sorted */
+struct kvfs_listing {
+    char **names; /* as the view shows them, sorted */
     size_t count, cap;
     bool status; /* of `.kvfs` */
     char dir[PATH_MAX];
 };
 
-static void listing_free(struct listing *l)
+void kvfs_listing_free(struct kvfs_listing *l)
 {
-    kvfs_paths_free(l->names, l->count);
-    free(l);
-}
-
-static void listing_unref(struct listing *l)
-{
-    if (atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) == 1) {
-        listing_free(l);
+    if (l) {
+        kvfs_paths_free(l->names, l->count);
+        free(l);
     }
 }
 
@@ -216,7 +210,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static int add_name(struct listing *l, const char *name)
+static int add_name(struct kvfs_listing *l, const char *name)
 {
     if (l->count == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
@@ -233,7 +227,7 @@ static int add_name(struct listing *l, const char *name)
 
 /* Takes the descriptor over. Names are only listed here: what they are, and whether they are shown
  * at all, is judged as each one is looked up. */
-static int read_names(struct listing *l, int fd)
+static int read_names(struct kvfs_listing *l, int fd)
 {
     DIR *dir = fdopendir(fd);
     if (!dir) {
@@ -277,8 +271,12 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     struct kvfs_serve *s = fuse_req_userdata(req);
     struct kvfs_opened opened = {.fd = -1};
     struct ct_err err = CT_ERR_INIT;
-    struct listing *l = calloc(1, sizeof(*l));
+    struct kvfs_handle *h = kvfs_handle_new();
+    struct kvfs_listing *l = h ? calloc(1, sizeof(*l)) : NULL;
     int why = l ? 0 : ENOMEM;
+    if (h) {
+        h->listing = l;
+    }
     if (l && ino == KVFS_STATUS_DIR) {
         l->status = true;
         for (unsigned i = 0; i < KVFS_STATUS_FILES && !why; i++) {
@@ -298,30 +296,21 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     }
     kvfs_opened_release(&opened);
     if (why) {
-        if (l) {
-            listing_free(l);
+        if (h) {
+            kvfs_handle_unref(s, h);
         }
         fuse_reply_err(req, why);
         return;
     }
-    fi->fh = (uintptr_t)l;
-    atomic_init(&l->refs, 1);
+    fi->fh = (uintptr_t)h;
     kvfs_hand_over(s);
     if (fuse_reply_open(req, fi)) {
-        listing_unref(l);
+        kvfs_handle_unref(s, h);
     }
 }
 
-static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-    (void)ino;
-    kvfs_take_over(fuse_req_userdata(req));
-    listing_unref((struct listing *)(uintptr_t)fi->fh);
-    fuse_reply_err(req, 0);
-}
-
 /* One entry at `out`; its size, 0 if the name is not shown, more than `room` if it does not fit. */
-static size_t put_entry(fuse_req_t req, const struct listing *l, const char *name, char *out,
+static size_t put_entry(fuse_req_t req, const struct kvfs_listing *l, const char *name, char *out,
                         size_t room, off_t next, bool plus, struct kvfs_node **counted)
 {
     struct kvfs_serve *s = fuse_req_userdata(req);
@@ -350,13 +339,13 @@ static size_t put_entry(fuse_req_t req, const struct listing *l, const char *nam
 static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi,
                      bool plus)
 {
-    struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-    kvfs_take_over(fuse_req_userdata(req));
-    atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
+    struct kvfs_serve *s = fuse_req_userdata(req);
+    struct kvfs_handle *h = kvfs_handle_ref(s, fi);
+    const struct kvfs_listing *l = h->listing;
     ct_autofree char *out = malloc(size);
     size_t used = 0;
     if (!out) {
-        listing_unref(l);
+        kvfs_handle_unref(s, h);
         fuse_reply_err(req, ENOMEM);
         return;
     }
@@ -369,9 +358,9 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
         }
         used += n;
     }
-    kvfs_hand_over(fuse_req_userdata(req));
+    kvfs_hand_over(s);
     fuse_reply_buf(req, out, used);
-    listing_unref(l);
+    kvfs_handle_unref(s, h);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
@@ -495,7 +484,7 @@ const struct fuse_lowlevel_ops kvfs_ops = {
     .opendir = op_opendir,
     .readdir = op_readdir,
     .readdirplus = op_readdirplus,
-    .releasedir = op_releasedir,
+    .releasedir = kvfs_op_release,
     .statfs = op_statfs,
     .access = op_access,
     .getxattr = kvfs_op_getxattr,

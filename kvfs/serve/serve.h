@@ -154,10 +154,14 @@ struct kvfs_handle {
     struct kvfs_node *node;           /* NULL for `.kvfs/` */
     struct kvfs_content *content;     /* a reference; NULL for directories and `.kvfs/` */
     bool direct;                      /* opened with O_DIRECT */
-    struct ct_buf snapshot;           /* `.kvfs/` file, or directory listing, as it was at open */
+    struct kvfs_listing *listing;     /* of a directory (ops_tree.c) */
+    struct ct_buf snapshot;           /* of a `.kvfs/` file, as it was at open */
     struct kvfs_handle *next, **link; /* in the list of all */
 };
 
+/* With the kernel's reference; empty. NULL without memory. */
+struct kvfs_handle *kvfs_handle_new(void);
+void kvfs_listing_free(struct kvfs_listing *l); /* ops_tree.c; NULL is allowed */
 /* A reference for a read on its way: the kernel may release a file as soon as the last read is
  * answered, before the thread that answered is done with it. */
 struct kvfs_handle *kvfs_handle_ref(struct kvfs_serve *s, const struct fuse_file_info *fi);

@@ -37,11 +37,14 @@ def page_cache(checks, model):
             assert said["bytes"] == said["of"] == size_of(m.path), said
             assert decrypted(m) <= said["bytes"] * 1.1
         with checks.check("page cache: who reads afterwards makes nobody decrypt"):
-            before = decrypted(m)
-            for shard in model.shards:
-                assert read_all(os.path.join(m.path, shard)) == \
-                    read_all(os.path.join(model.plain, shard))
-            assert decrypted(m) == before, decrypted(m) - before
+            grown = []  # something else may empty the machine's caches meanwhile
+            while len(grown) < 3 and 0 not in grown:
+                warm(m.path)
+                before = decrypted(m)
+                for number, shard in enumerate(model.shards):
+                    assert read_all(os.path.join(m.path, shard)) == model.plain_bytes(number)
+                grown.append(decrypted(m) - before)
+            assert 0 in grown, grown
         with checks.check("one file; what does not exist is an error"):
             code, said, _ = warm(m.path, model.shards[0])
             assert code == 0 and said["files"] == 1, said
