@@ -312,11 +312,17 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     }
 }
 
+static struct listing *listing_of(const struct fuse_file_info *fi)
+{
+    /* NOLINTNEXTLINE(performance-no-int-to-ptr): libfuse keeps handles as integers */
+    return (struct listing *)(uintptr_t)fi->fh;
+}
+
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
     kvfs_take_over(fuse_req_userdata(req));
-    listing_unref((struct listing *)(uintptr_t)fi->fh);
+    listing_unref(listing_of(fi));
     fuse_reply_err(req, 0);
 }
 
@@ -350,10 +356,10 @@ static size_t put_entry(fuse_req_t req, const struct listing *l, const char *nam
 static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi,
                      bool plus)
 {
-    struct listing *l = (struct listing *)(uintptr_t)fi->fh;
+    struct listing *l = listing_of(fi);
     kvfs_take_over(fuse_req_userdata(req));
     atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
-    ct_autofree char *out = malloc(size);
+    char *out = malloc(size);
     size_t used = 0;
     if (!out) {
         listing_unref(l);
@@ -371,6 +377,7 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
     }
     kvfs_hand_over(fuse_req_userdata(req));
     fuse_reply_buf(req, out, used);
+    free(out);
     listing_unref(l);
 }
 
