@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     {0},
 };
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): argp has the type */
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct inspect *in = state->input;
@@ -127,7 +128,7 @@ static int add_dir(struct inspect *in, const char *path, struct ct_err *err)
 
 static int add_path(struct inspect *in, const char *path, struct ct_err *err)
 {
-    struct kvfs_item item = {.path = (char *)(uintptr_t)path, .kind = KVFS_ITEM_FILE};
+    struct kvfs_item item = {.path = (char *)path, .kind = KVFS_ITEM_FILE};
     int fd = *path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
     if (fd < 0 || fstat(fd, &item.st)) {
         ct_err_sys(err, *path ? errno : ENOENT, "%s", path);

@@ -304,17 +304,11 @@ static int verify_dir(struct verify *v, struct ct_err *err)
 /* A file is judged by the manifest beside it, if there is one. */
 static int find_manifest_beside(struct verify *v, struct ct_err *err)
 {
-    const char *base = kvfs_base_name(v->path);
-    ct_autofree char *dir = strndup(v->path, (size_t)(base - v->path));
-    struct kvfs_item item = {.path = (char *)(uintptr_t)CT_MANIFEST_NAME, .kind = KVFS_ITEM_FILE};
+    struct kvfs_item item = {.path = (char *)CT_MANIFEST_NAME, .kind = KVFS_ITEM_FILE};
     struct stat st;
-    if (!dir) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a path");
-    }
-    struct kvfs_walk beside = {.items = &item, .count = 1};
-    beside.fd = open(*dir ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct kvfs_walk beside = {.fd = kvfs_open_dir_of(v->path, err), .items = &item, .count = 1};
     if (beside.fd < 0) {
-        return ct_err_sys(err, errno, "%s", dir);
+        return -1;
     }
     bool there = fstatat(beside.fd, CT_MANIFEST_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0;
     int rc = there ? kvfs_domains_find(&v->domains, &beside, v->how.keys, true, err) : 0;
@@ -324,8 +318,7 @@ static int find_manifest_beside(struct verify *v, struct ct_err *err)
 
 static int verify_one(struct verify *v, struct ct_err *err)
 {
-    struct kvfs_item item = {.path = (char *)(uintptr_t)kvfs_base_name(v->path),
-                             .kind = KVFS_ITEM_FILE};
+    struct kvfs_item item = {.path = (char *)kvfs_base_name(v->path), .kind = KVFS_ITEM_FILE};
     int fd = open(v->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0 || fstat(fd, &item.st)) {
         ct_err_sys(err, errno, "%s", v->path);

@@ -1,5 +1,7 @@
 #include "kvfs/domains.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +11,21 @@ const char *kvfs_base_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
+}
+
+int kvfs_open_dir_of(const char *path, struct ct_err *err)
+{
+    size_t n = (size_t)(kvfs_base_name(path) - path);
+    char *dir = n ? strndup(path, n) : strdup(".");
+    if (!dir) {
+        return ct_err_set(err, CT_NOMEM, "no memory for a path");
+    }
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        ct_err_sys(err, errno, "%s", dir);
+    }
+    free(dir);
+    return fd;
 }
 
 bool kvfs_is_manifest(const struct kvfs_item *item)

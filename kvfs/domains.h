@@ -37,5 +37,7 @@ struct kvfs_domain *kvfs_domain_of(const struct kvfs_domains *d, const char *pat
 const char *kvfs_path_in(const struct kvfs_domain *domain, const char *path);
 bool kvfs_is_manifest(const struct kvfs_item *item);
 const char *kvfs_base_name(const char *path);
+/* Opens the directory in which `path` lies. -1 with err. */
+int kvfs_open_dir_of(const char *path, struct ct_err *err);
 
 #endif

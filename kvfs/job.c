@@ -30,9 +30,11 @@ struct run {
 static int open_parent(const struct run *r, const char *path, struct ct_err *err)
 {
     size_t n = (size_t)(kvfs_base_name(path) - path);
-    ct_autofree char *dir = strndup(path, n ? n - 1 : 0);
-    return dir ? kvfs_open_beneath(kvfs_state_dir(r->state), dir, O_RDONLY | O_DIRECTORY, err)
-               : ct_err_set(err, CT_NOMEM, "no memory for a path");
+    char *dir = strndup(path, n ? n - 1 : 0);
+    int fd = dir ? kvfs_open_beneath(kvfs_state_dir(r->state), dir, O_RDONLY | O_DIRECTORY, err)
+                 : ct_err_set(err, CT_NOMEM, "no memory for a path");
+    free(dir);
+    return fd;
 }
 
 static void print_model(const struct run *r, const struct kvfs_task *t)
@@ -360,16 +362,14 @@ static int work_file(struct kvfs_job *job, struct kvfs_task *t, struct ct_err *e
 {
     struct ct_source *in = NULL;
     const char *name = kvfs_base_name(job->out);
-    ct_autofree char *parent = strndup(job->out, (size_t)(name - job->out));
-    if (!parent || !*name) {
+    if (!*name) {
         return ct_err_set(err, CT_USAGE, "%s: not the name of a file", job->out);
     }
     int rc = open_file(job, t, &in, err);
-    ct_autofd dirfd = rc ? -1 : open(*parent ? parent : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (rc == 0 && dirfd < 0) {
-        rc = ct_err_sys(err, errno, "%s", *parent ? parent : ".");
-    }
-    if (rc == 0) {
+    ct_autofd dirfd = rc ? -1 : kvfs_open_dir_of(job->out, err);
+    if (dirfd < 0) {
+        rc = -1;
+    } else {
         kvfs_progress_start(t->version.size, job->quiet);
         kvfs_progress_item(name);
         rc = file_into(job, t, in, dirfd, name, err);
@@ -381,7 +381,7 @@ static int work_file(struct kvfs_job *job, struct kvfs_task *t, struct ct_err *e
 static int run_file(struct kvfs_job *job)
 {
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_item item = {.path = (char *)(uintptr_t)job->src, .kind = KVFS_ITEM_FILE};
+    struct kvfs_item item = {.path = (char *)job->src, .kind = KVFS_ITEM_FILE};
     struct kvfs_task t = {.step = KVFS_STEP_MODEL, .item = &item};
     struct run r = {.job = job};
     if (job->resume) {
@@ -399,7 +399,7 @@ static int run_file(struct kvfs_job *job)
     } else {
         r.plan.models = 1;
         r.plan.bytes = t.version.size;
-        item.path = (char *)(uintptr_t)job->out;
+        item.path = (char *)job->out;
         print_model(&r, &t);
         if (!job->quiet) {
             print_summary(&r, seconds);

@@ -7,11 +7,12 @@
 bool kvfs_job_choose(void *ctx, struct ct_span tensor)
 {
     struct kvfs_job *job = ctx;
-    ct_autofree char *name = strndup(tensor.p, tensor.n);
+    char *name = strndup(tensor.p, tensor.n);
     bool yes = !name || ((job->tensors.count == 0 || kvfs_globs_match_name(&job->tensors, name)) &&
                          !kvfs_globs_match_name(&job->skip_tensors, name));
     job->tensors_seen++;
     job->left_plain += !yes;
+    free(name);
     return yes;
 }
 

@@ -240,7 +240,7 @@ static void find_missing(struct planner *p)
         const struct kvfs_domain *d = &plan->domains.items[i];
         size_t have = 0;
         for (size_t j = 0; j < plan->count; j++) {
-            have += plan->tasks[j].domain == d && plan->tasks[j].listed;
+            have += plan->tasks[j].listed && plan->tasks[j].domain == d;
         }
         if (!d->manifest || have == ct_manifest_count(d->manifest)) {
             continue;

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kvfs/mount/mountinfo.h"
+
 int kvfs_mount_open(const char *mount, const char *name, struct ct_err *err)
 {
     char path[PATH_MAX];
@@ -25,22 +27,6 @@ int kvfs_mount_open(const char *mount, const char *name, struct ct_err *err)
     return ct_err_sys(err, errno, "%s", mount);
 }
 
-/* Mount points in the table have blanks and such as \ooo. */
-static void unescape(char *p)
-{
-    char *to = p;
-    while (*p) {
-        unsigned c = 0;
-        if (*p == '\\' && sscanf(p + 1, "%3o", &c) == 1) {
-            *to++ = (char)c;
-            p += 4;
-        } else {
-            *to++ = *p++;
-        }
-    }
-    *to = '\0';
-}
-
 int kvfs_mounts_each(int (*fn)(void *ctx, const char *mount), void *ctx, struct ct_err *err)
 {
     FILE *table = fopen("/proc/self/mountinfo", "re");
@@ -53,7 +39,7 @@ int kvfs_mounts_each(int (*fn)(void *ctx, const char *mount), void *ctx, struct 
     while (r == 0 && getline(&line, &cap, table) > 0) {
         char point[PATH_MAX + 1];
         if (strstr(line, " - fuse.kvfs ") && sscanf(line, "%*s %*s %*s %*s %4096s", point) == 1) {
-            unescape(point);
+            kvfs_mountinfo_unescape(point);
             r = fn(ctx, point);
         }
     }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -103,8 +104,7 @@ int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
             if (at_version && ct_source_check(s, at_version, err)) {
                 return -1;
             }
-            return ct_err_set(err, CT_MALFORMED, "the file ends at byte %llu",
-                              (unsigned long long)(offset + done));
+            return ct_err_set(err, CT_MALFORMED, "the file ends at byte %" PRIu64, offset + done);
         }
         done += (size_t)got;
     }

@@ -202,7 +202,7 @@ static bool in_one_plane(const json_t *text)
 static int call(struct eval *ev, const struct ct_expr *e, json_t *const a[2], json_t **out)
 {
     if (e->index == BUILTIN_COUNT) {
-        if (rank(a[0]) < 3) {
+        if (!json_is_string(a[0]) && !json_is_array(a[0]) && !json_is_object(a[0])) {
             return fail(ev, e->line, "count takes a string, an array or an object");
         }
         if (json_is_string(a[0]) && !in_one_plane(a[0])) {
@@ -480,7 +480,7 @@ int ct_policy_eval(const struct ct_policy *p, unsigned rule, const json_t *input
                    struct ct_err *err)
 {
     struct eval ev = {.p = p, .input = input, .err = err};
-    ev.known = calloc(p->rule_count, sizeof(*ev.known));
+    ev.known = calloc(p->rule_count, sizeof(json_t *));
     ev.evaluated = calloc(p->rule_count, sizeof(*ev.evaluated));
     int r = ev.known && ev.evaluated ? rule_value(&ev, rule, out)
                                      : ct_err_set(err, CT_NOMEM, "no memory for a policy");

@@ -146,6 +146,7 @@ static void skip_blanks(struct ct_lexer *l)
 int ct_lex_next(struct ct_lexer *l, struct ct_token *out)
 {
     static const char *const two[] = {":=", "==", "!=", "<=", ">="};
+    static const char one[] = "{}[](),;:=<>.-+*/%|&";
     const char *from = l->p;
     skip_blanks(l);
     *out = (struct ct_token){.line = l->line, .glued = l->p == from, .text = ""};
@@ -184,7 +185,7 @@ int ct_lex_next(struct ct_lexer *l, struct ct_token *out)
             return 0;
         }
     }
-    if (!memchr("{}[](),;:=<>.-+*/%|&", c, 20)) {
+    if (!memchr(one, c, sizeof(one) - 1)) {
         return ct_policy_fail(l->err, l->line, "the character 0x%02x is not in the subset",
                               (unsigned char)c);
     }

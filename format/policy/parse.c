@@ -160,13 +160,14 @@ static struct ct_rule *rule_of(struct parser *ps, const char *name)
     return &p->rules[p->rule_count++];
 }
 
-static int take_rule_name(struct parser *ps, const char **name)
+static const char *take_rule_name(struct parser *ps)
 {
-    if (ps->now.type != TOK_NAME || ct_parse_is_keyword(ps->now.text)) {
-        return FAIL(ps, "`%s` where a rule should begin", shown(ps));
+    const char *name = ps->now.text;
+    if (ps->now.type != TOK_NAME || ct_parse_is_keyword(name)) {
+        FAIL(ps, "`%s` where a rule should begin", shown(ps));
+        return NULL;
     }
-    *name = ps->now.text;
-    return advance(ps);
+    return advance(ps) ? NULL : name;
 }
 
 static int take_equals(struct parser *ps)
@@ -179,8 +180,8 @@ static int take_equals(struct parser *ps)
 
 static int parse_default(struct parser *ps)
 {
-    const char *name = NULL;
-    if (advance(ps) || take_rule_name(ps, &name) || take_equals(ps)) {
+    const char *name = advance(ps) ? NULL : take_rule_name(ps);
+    if (!name || take_equals(ps)) {
         return -1;
     }
     struct ct_rule *r = rule_of(ps, name);
@@ -201,10 +202,10 @@ static int parse_default(struct parser *ps)
 /* The value is parsed before the body: it can't use its variables, which resolve() then says. */
 static int parse_rule(struct parser *ps)
 {
-    const char *name = NULL;
     struct ct_definition *d = alloc(ps, 1, sizeof(*d));
+    const char *name = d ? take_rule_name(ps) : NULL;
     ps->var_count = 0;
-    if (!d || take_rule_name(ps, &name)) {
+    if (!name) {
         return -1;
     }
     d->line = ps->now.line;
@@ -314,6 +315,7 @@ static int resolve(struct parser *ps)
 /* ---- rules that need themselves ---- */
 
 enum { WHITE, GREY, BLACK };
+enum { RULES_MAX = 128 }; /* also bounds the recursion of visit() */
 
 static int visit(const struct ct_policy *p, unsigned rule, uint8_t *colour, struct ct_err *err);
 
@@ -357,10 +359,7 @@ static int visit(const struct ct_policy *p, unsigned rule, uint8_t *colour, stru
 
 static int check_recursion(struct parser *ps)
 {
-    ct_autofree uint8_t *colour = calloc(ps->p->rule_count + 1, 1);
-    if (!colour) {
-        return ct_err_set(ps->err, CT_NOMEM, "no memory for a policy");
-    }
+    uint8_t colour[RULES_MAX] = {WHITE};
     for (size_t i = 0; i < ps->p->rule_count; i++) {
         if (visit(ps->p, (unsigned)i, colour, ps->err)) {
             return -1;
@@ -371,7 +370,6 @@ static int check_recursion(struct parser *ps)
 
 int ct_policy_parse(struct ct_policy *p, const char *text, size_t len, struct ct_err *err)
 {
-    enum { RULES_MAX = 128 }; /* also bounds the recursion of visit() */
     struct parser ps = {.p = p, .err = err};
     *p = (struct ct_policy){.rule_cap = RULES_MAX};
     p->consts = json_array();

@@ -17,7 +17,7 @@ int kvfs_control_send(int sock, const void *msg, size_t size, int fd, bool nowai
                       struct ct_err *err)
 {
     union control control;
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = size};
+    struct iovec iov = {.iov_base = (void *)msg, .iov_len = size};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
     memset(&control, 0, sizeof(control));
     if (fd >= 0) {

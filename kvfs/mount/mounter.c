@@ -223,12 +223,9 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
     if (make_options(config, noexec, &options, err)) {
         return -1;
     }
-    char *const argv[] = {(char[]){FUSERMOUNT},
-                          (char[]){"-o"},
-                          (char *)options.data,
-                          (char[]){"--"},
-                          (char *)(uintptr_t)config->mountpoint,
-                          NULL};
+    char *const argv[] = {(char[]){FUSERMOUNT},       (char[]){"-o"},
+                          (char *)options.data,       (char[]){"--"},
+                          (char *)config->mountpoint, NULL};
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
         return ct_err_sys(err, errno, "socketpair");
     }
@@ -262,7 +259,7 @@ static int umount_by_fusermount(const char *path, bool lazy, struct ct_err *err)
     char text[SAID_MAX];
     int said = -1;
     char *const argv[] = {(char[]){FUSERMOUNT}, lazy ? (char[]){"-uz"} : (char[]){"-u"},
-                          (char[]){"--"}, (char *)(uintptr_t)path, NULL};
+                          (char[]){"--"}, (char *)path, NULL};
     pid_t pid = start_fusermount(argv, -1, &said, err);
     if (pid < 0) {
         return -1;

@@ -8,8 +8,7 @@
 
 #include "format/base/bytes.h"
 
-/* Undoes \040 and the like, in place. */
-static void unescape(char *text)
+void kvfs_mountinfo_unescape(char *text)
 {
     char *to = text;
     for (const char *p = text; *p; p++) {
@@ -60,8 +59,8 @@ static int parse_row(char *line, struct row *row)
     if (!fstype || !source || parse_dev(words[2], &row->info.dev)) {
         return -1;
     }
-    unescape(words[4]);
-    unescape(source);
+    kvfs_mountinfo_unescape(words[4]);
+    kvfs_mountinfo_unescape(source);
     row->path = words[4];
     (void)snprintf(row->info.fstype, sizeof(row->info.fstype), "%s", fstype);
     (void)snprintf(row->info.source, sizeof(row->info.source), "%s", source);

@@ -26,6 +26,9 @@ int kvfs_mountinfo_at(const char *path, struct kvfs_mountinfo *out, struct ct_er
  * it. An unreadable table counts as still there. */
 bool kvfs_mountinfo_has(const char *path, dev_t dev, bool *on_top);
 
+/* Undoes \040 and the like, as the table has it for blanks, in place. */
+void kvfs_mountinfo_unescape(char *text);
+
 /* The absolute path of `path`, whose last component is not touched, since it may be a dead mount.
  * 0, or -1. */
 int kvfs_mountpoint_path(const char *path, char out[static PATH_MAX], struct ct_err *err);

@@ -388,13 +388,14 @@ int kvfs_options_list(struct kvfs_mount_options *o, const char *list, struct ct_
         struct kept *next;
         char text[];
     } * all;
-    struct kept *copy = malloc(sizeof(*copy) + strlen(list) + 1);
+    size_t size = strlen(list) + 1;
+    struct kept *copy = malloc(sizeof(*copy) + size);
     if (!copy) {
         return ct_err_set(err, CT_NOMEM, "no memory for options");
     }
     copy->next = all;
     all = copy;
-    char *from = strcpy(copy->text, list);
+    char *from = memcpy(copy->text, list, size);
     for (bool more = true; more;) {
         char *option = from;
         char *to = from;

@@ -93,8 +93,7 @@ static int arrange(int *fds, size_t count, int first)
 static void exec_worker(int *fds, size_t count, int said, const char *mountpoint)
 {
     sigset_t none;
-    char *const argv[] = {(char[]){"kvfs"}, (char[]){"worker"}, (char *)(uintptr_t)mountpoint,
-                          NULL};
+    char *const argv[] = {(char[]){"kvfs"}, (char[]){"worker"}, (char *)mountpoint, NULL};
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     (void)setsid();
     (void)signal(SIGTERM, SIG_IGN);

@@ -42,6 +42,7 @@ struct kvfs_chunks {
     struct kvfs_chunks_stats stats;
 };
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the builtin writes to it */
 static inline void kvfs_count(uint64_t *counter, uint64_t n)
 {
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);

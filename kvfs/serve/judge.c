@@ -75,10 +75,9 @@ static void judge_content(struct kvfs_serve *s, const char *path, struct ct_sour
         refuse(f, CT_MALFORMED, "not a safetensors file");
     } else if (f->measure.reserved) {
         refuse(f, CT_REJECTED, "it has CryptoTensors fields but is not encrypted");
-    } else if (s->config.plain == KVFS_PLAIN_ALL) {
-        f->verdict.kind = KVFS_VERDICT_PASSED;
-    } else if (s->config.plain == KVFS_PLAIN_SAFE && f->measure.kind == CT_KIND_OTHER &&
-               is_inert(path, source)) {
+    } else if (s->config.plain == KVFS_PLAIN_ALL ||
+               (s->config.plain == KVFS_PLAIN_SAFE && f->measure.kind == CT_KIND_OTHER &&
+                is_inert(path, source))) {
         f->verdict.kind = KVFS_VERDICT_PASSED;
     } else {
         refuse(f, CT_REJECTED,
@@ -283,24 +282,22 @@ static int judge_renamed(struct kvfs_serve *s, const char *path, struct kvfs_fou
     if (first && err->code != CT_NOTFOUND) {
         return -1;
     }
-    int also = judge_source(s, other, &second, &second_opened, NULL);
-    if (also || second.kind != KVFS_NODE_FILE) {
-        kvfs_found_release(&second);
-        kvfs_opened_release(&second_opened);
-        return first;
-    }
-    if (first) {
-        kvfs_found_release(found);
-        kvfs_opened_release(opened);
+    bool also =
+        judge_source(s, other, &second, &second_opened, NULL) == 0 && second.kind == KVFS_NODE_FILE;
+    if (also && first == 0) {
+        found->kind = KVFS_NODE_FILE;
+        refuse(found, CT_REJECTED, "there is a .safetensors and a .cryptotensors of this name");
+    } else if (also) {
+        struct kvfs_found f = *found;
+        struct kvfs_opened o = *opened;
         *found = second;
         *opened = second_opened;
-        return 0;
+        second = f;
+        second_opened = o;
     }
     kvfs_found_release(&second);
     kvfs_opened_release(&second_opened);
-    found->kind = KVFS_NODE_FILE;
-    refuse(found, CT_REJECTED, "there is a .safetensors and a .cryptotensors of this name");
-    return 0;
+    return also ? 0 : first;
 }
 
 int kvfs_judge_path(struct kvfs_serve *s, const char *path, struct kvfs_found *found,

@@ -32,15 +32,16 @@ static int ask_policy(struct kvfs_serve *s, const struct kvfs_node *node, const 
 {
     size_t n = 0;
     char **paths = kvfs_table_paths(s->table, node, &n);
-    int r = paths ? 0 : ct_err_set(err, CT_NOMEM, "no memory for a path");
+    if (!paths) {
+        return ct_err_set(err, CT_NOMEM, "no memory for a path");
+    }
+    int r = 0;
     for (size_t i = 0; r == 0 && i < n; i++) {
         json_t *input = input_of(paths[i], uid, err);
         r = input ? ct_model_allow(m, input, err) : -1;
         json_decref(input);
     }
-    if (paths) {
-        kvfs_paths_free(paths, n);
-    }
+    kvfs_paths_free(paths, n);
     return r;
 }
 
@@ -242,9 +243,15 @@ static void unlink_handle(struct kvfs_handle *h)
     pthread_mutex_unlock(&handles.lock);
 }
 
+static struct kvfs_handle *handle_of(const struct fuse_file_info *fi)
+{
+    /* NOLINTNEXTLINE(performance-no-int-to-ptr): libfuse keeps handles as integers */
+    return (struct kvfs_handle *)(uintptr_t)fi->fh;
+}
+
 struct kvfs_handle *kvfs_handle_ref(struct kvfs_serve *s, const struct fuse_file_info *fi)
 {
-    struct kvfs_handle *h = (struct kvfs_handle *)(uintptr_t)fi->fh;
+    struct kvfs_handle *h = handle_of(fi);
     kvfs_take_over(s);
     atomic_fetch_add_explicit(&h->refs, 1, memory_order_relaxed);
     return h;
@@ -390,7 +397,7 @@ void kvfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     (void)ino;
     struct kvfs_serve *s = fuse_req_userdata(req);
     kvfs_take_over(s);
-    kvfs_handle_unref(s, (struct kvfs_handle *)(uintptr_t)fi->fh);
+    kvfs_handle_unref(s, handle_of(fi));
     fuse_reply_err(req, 0);
 }
 

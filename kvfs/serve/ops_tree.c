@@ -342,7 +342,7 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
     struct kvfs_serve *s = fuse_req_userdata(req);
     struct kvfs_handle *h = kvfs_handle_ref(s, fi);
     const struct kvfs_listing *l = h->listing;
-    ct_autofree char *out = malloc(size);
+    char *out = malloc(size);
     size_t used = 0;
     if (!out) {
         kvfs_handle_unref(s, h);
@@ -360,6 +360,7 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
     }
     kvfs_hand_over(s);
     fuse_reply_buf(req, out, used);
+    free(out);
     kvfs_handle_unref(s, h);
 }
 

@@ -45,7 +45,8 @@ static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *pa
 {
     *fd = -1;
     if (strlen(path) >= PATH_MAX) {
-        return ct_err_set(err, CT_NOTFOUND, "the path is too long");
+        ct_err_set(err, CT_NOTFOUND, "the path is too long");
+        return -1;
     }
     struct kvfs_request q = request_of(type, path, "");
     return exchange(s, &q, reply, fd, err);

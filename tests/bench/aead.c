@@ -19,13 +19,13 @@
 enum { ROUNDS = 9, VOLUME = 64 << 20, SERIES_MAX = 64 };
 
 static struct series {
+    const char *name;
+    struct ct_aead *aead;
+    double rates[ROUNDS];
     enum ct_alg alg;
     enum ct_op op;
-    const char *name;
     enum ct_crypto crypto;
-    struct ct_aead *aead;
     bool chosen;
-    double rates[ROUNDS];
 } all[SERIES_MAX];
 
 static double now(void)
@@ -79,10 +79,14 @@ static size_t set_up(void)
             for (enum ct_op op = 0; a && k < ops && op < CT_OPS; op++) {
                 const char *backend = a->by[op] ? a->by[op]->backend->name : "";
                 if (a->by[op] && strcmp(backend, ct_crypto_names[c]) == 0) {
-                    all[count++] =
-                        (struct series){alg, op, choices[k].operation,
-                                        c,   a,  strcmp(choices[k].backend, backend) == 0,
-                                        {0}};
+                    all[count++] = (struct series){
+                        .name = choices[k].operation,
+                        .aead = a,
+                        .alg = alg,
+                        .op = op,
+                        .crypto = c,
+                        .chosen = strcmp(choices[k].backend, backend) == 0,
+                    };
                 }
                 k += a->by[op] != NULL;
             }
@@ -104,15 +108,16 @@ int main(int argc, char **argv)
         return 1;
     }
     memset(buf, 1, n);
+    size_t volume = VOLUME / n * n;
     for (int round = 0; round < ROUNDS; round++) {
         for (size_t i = 0; i < count; i++) {
             run(&all[i], buf, n);
             double t = now();
-            for (size_t done = 0; done + n <= VOLUME; done += n) {
+            for (size_t done = 0; done < volume; done += n) {
                 run(&all[i], buf, n);
             }
             t = now() - t;
-            all[i].rates[round] = (double)(VOLUME / n * n) / t * 1e-9;
+            all[i].rates[round] = (double)volume / t * 1e-9;
         }
     }
     for (size_t i = 0; i < count; i++) {

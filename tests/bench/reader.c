@@ -94,7 +94,7 @@ static void faults(const uint8_t *map, uint64_t size)
     }
     qsort(us, FAULTS, sizeof(*us), compare);
     printf("{\"mean\": %.2f, \"median\": %.2f, \"p99\": %.2f, \"sum\": %llu}\n", total / FAULTS,
-           us[FAULTS / 2], us[FAULTS / 100 * 99], (unsigned long long)sum);
+           us[FAULTS / 2], us[(size_t)FAULTS / 100 * 99], (unsigned long long)sum);
     free(us);
 }
 
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
             die("mmap");
         }
     }
-    if (strcmp(mode, "fault") == 0) {
+    if (map && strcmp(mode, "fault") == 0) {
         faults(map, size);
         return 0;
     }

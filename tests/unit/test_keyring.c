@@ -171,12 +171,13 @@ Test(keyring, spellings)
     }
 }
 
-#define TWICE "{\"kty\":\"oct\",\"kty\":\"oct\",\"alg\":\"aes128gcm\",\"k\":\"" K16 "\"}"
+static const char twice[] =
+    "{\"kty\":\"oct\",\"kty\":\"oct\",\"alg\":\"aes128gcm\",\"k\":\"" K16 "\"}";
 
 Test(keyring, neither_jwk_nor_set)
 {
     static const char *const texts[] = {
-        "", "[]", "{}", "null", "{\"keys\":{}}", "{\"keys\":3}", "{\"kty\":\"oct\"", TWICE,
+        "", "[]", "{}", "null", "{\"keys\":{}}", "{\"keys\":3}", "{\"kty\":\"oct\"", twice,
     };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         struct ct_err err = CT_ERR_INIT;
