@@ -41,7 +41,7 @@ static int value_of(struct eval *ev, struct frame *f, const struct ct_expr *e, j
 
 static int rank(const json_t *v)
 {
-    switch (json_typeof(v)) {
+    switch (v ? json_typeof(v) : JSON_NULL) {
     case JSON_NULL:
         return 0;
     case JSON_FALSE:
