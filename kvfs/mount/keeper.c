@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,19 +24,56 @@ static void unmount(void *ctx)
     }
 }
 
+enum { SEALING_MS = 8000, DYING_MS = 500, FOREVER = -1 };
+
 /* A pidfd is readable once its process has ended and closed all it had open. */
-static void wait_for_end(int pidfd)
+static bool wait_for_end(int pidfd, int ms)
 {
     struct pollfd p = {.fd = pidfd, .events = POLLIN};
-    while (poll(&p, 1, -1) < 0 && errno == EINTR) {
+    int n;
+    while ((n = poll(&p, 1, ms)) < 0 && errno == EINTR) {
+    }
+    return n > 0;
+}
+
+/* Killed, though a thread of it lives on: one that the kernel can't let go. */
+static bool is_half_dead(pid_t pid)
+{
+    char path[32];
+    char text[256];
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = '\0';
+    const char *state = strrchr(text, ')');
+    return state && strncmp(state, ") Z", 3) == 0;
+}
+
+/* The worker seals itself when the supervisor is gone. */
+static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_worker *w)
+{
+    for (int waited = 0; waited < SEALING_MS; waited += DYING_MS) {
+        bool dying = is_half_dead(w->pid);
+        if (wait_for_end(w->pidfd, DYING_MS)) {
+            return;
+        }
+        if (dying) {
+            break;
+        }
+    }
+    (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+    if (!wait_for_end(w->pidfd, DYING_MS)) {
+        ct_log(CT_LOG_ERROR, "the worker can't end: ending the connection");
+        kvfs_mounter_abort(m);
+        (void)wait_for_end(w->pidfd, DYING_MS);
     }
 }
 
 static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int supervisor, int clone_fd,
                  int residents)
 {
-    wait_for_end(supervisor);
-    wait_for_end(w->pidfd);
+    (void)wait_for_end(supervisor, FOREVER);
+    wait_for_worker(m, w);
     if (!kvfs_mounter_is_mounted(m)) {
         kvfs_mounter_forget(m); /* as it should be */
         return;

@@ -300,6 +300,24 @@ bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m)
     return is_there(m, &on_top);
 }
 
+void kvfs_mounter_abort(const struct kvfs_mounted *m)
+{
+    char path[64];
+    bool on_top = false;
+    if (!is_there(m, &on_top)) {
+        return;
+    }
+    /* The owner of a mount may do it where fusectl is mounted; root may by umount(2). */
+    (void)snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+    ct_autofd fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 && write(fd, "1", 1) == 1) {
+        return;
+    }
+    if (!on_top || umount2(m->path, UMOUNT_NOFOLLOW | MNT_FORCE)) {
+        ct_log(CT_LOG_WARN, "the connection of %s may not have been ended", m->path);
+    }
+}
+
 void kvfs_mounter_forget(const struct kvfs_mounted *m)
 {
     if (m->fusermount >= 0) {

@@ -24,7 +24,7 @@
 #include "kvfs/mount/tmpfs.h"
 #include "kvfs/term.h"
 
-enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, SAID_TURNS = 64 };
+enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, DYING_MS = 1000, SAID_TURNS = 64 };
 
 enum stage {
     STARTING, /* the worker has not said READY */
@@ -104,7 +104,7 @@ static void end_worker(struct supervisor *s)
 {
     if (s->stage != KILLED) {
         (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGKILL, NULL, 0);
-        enter(s, KILLED, 0);
+        enter(s, KILLED, DYING_MS);
     }
 }
 
@@ -217,6 +217,11 @@ static void on_deadline(struct supervisor *s)
     case SEALING:
         ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
         end_worker(s);
+        break;
+    case KILLED:
+        ct_log(CT_LOG_ERROR, "the worker can't end: ending the connection");
+        kvfs_mounter_abort(&s->mounted);
+        enter(s, KILLED, 0);
         break;
     default:
         break;
