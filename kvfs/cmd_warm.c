@@ -154,27 +154,22 @@ static bool has_memory(struct warm *w, uint64_t bytes)
 /* Through the page cache; what can't be read is left out and counted. */
 static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct ct_err *err)
 {
-    uint8_t *buf = malloc(STEP);
+    static uint8_t buf[STEP];
     bool good = true;
-    int rc = 0;
-    if (!buf) {
-        return ct_err_set(err, CT_NOMEM, "no memory to read with");
-    }
-    for (off_t at = 0; rc == 0 && at < item->st.st_size && has_memory(w, STEP); at += STEP) {
+    for (off_t at = 0; at < item->st.st_size && has_memory(w, STEP); at += STEP) {
         ssize_t n = pread(fd, buf, STEP, at);
         good = good && n >= 0;
         uint64_t left = (uint64_t)(item->st.st_size - at);
         if (kvfs_progress_add(NULL, left < STEP ? left : STEP)) {
-            rc = kvfs_check_interrupted(err);
+            return kvfs_check_interrupted(err);
         }
         w->done += n > 0 ? (uint64_t)n : 0;
     }
-    free(buf);
     if (!good) {
         w->damaged++;
         kvfs_warn("warm", "%s: some of it can't be read: kvfs status %s", item->path, w->mount);
     }
-    return rc;
+    return 0;
 }
 
 static int warm_file(struct warm *w, const struct kvfs_item *item, struct ct_err *err)

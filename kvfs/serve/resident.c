@@ -348,7 +348,7 @@ void kvfs_resident_open(struct kvfs_serve *s, struct kvfs_opening *o)
     } else if (!parked) {
         kvfs_open_answer(o, backing);
     }
-    if (r && fresh) {
+    if (fresh && r) {
         begin(s, r);
     }
 }
