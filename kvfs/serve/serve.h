@@ -94,6 +94,11 @@ int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err);
 /* Attributes as the view shows them. */
 void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, struct stat *st);
 
+/* ---- ops_refuse.c ---- */
+/* EROFS for whatever would change something. The kernel sees to it until root remounts writable;
+ * then an operation that is not there would be ENOSYS. */
+void kvfs_refuse_changes(struct fuse_lowlevel_ops *ops);
+
 /* ---- statusdir.c: `.kvfs/` ---- */
 enum { KVFS_STATUS_FILES = 4 };
 #define KVFS_STATUS_NAME ".kvfs"
