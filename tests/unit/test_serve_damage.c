@@ -90,6 +90,6 @@ Test(damage, too_many)
     }
     cr_expect_eq(refused, MANY + 100, "one gap for each that came too late");
     cr_expect_eq(kvfs_damage_check(&node, 5, 10, &err), 0);
-    cr_expect_eq(kvfs_damage_check(&node, 10 * MANY, 20 * MANY, &err), 0);
+    cr_expect_eq(kvfs_damage_check(&node, 10ULL * MANY, 20ULL * MANY, &err), 0);
     kvfs_damage_memo_free(node.damage);
 }
