@@ -166,7 +166,7 @@ static void describe(const struct reading *r, const struct unit *last, const cha
                        (unsigned long long)to);
     }
     (void)snprintf(d->what, sizeof(d->what), "tensor %.*s: %s%.40s",
-                   (int)(t->name_len < 48 ? t->name_len : 48), t->name, where, why);
+                   (int)ct_utf8_cut(t->name, t->name_len, 48), t->name, where, why);
 }
 
 static int add_damage(struct reading *r, const struct tensor *t, const struct unit *u,

@@ -24,12 +24,6 @@ static void opening_free(struct opening *o)
     ct_header_free(o->header);
 }
 
-/* For messages: names are hostile, and long at times. */
-static int shown(struct ct_span name)
-{
-    return (int)(name.n < 128 ? name.n : 128);
-}
-
 /* ---- the header: the file's own, or the one that was released for it ---- */
 
 static int use_header(struct opening *o, struct ct_err *err)
@@ -145,7 +139,7 @@ static int check_plain(struct opening *o, const struct ct_tensor *t, struct tens
     }
     if (o->how->manifest || o->how->refuse_unencrypted) {
         return ct_err_set(
-            err, CT_REJECTED, "tensor %.*s is not encrypted, %s", shown(t->name), t->name.p,
+            err, CT_REJECTED, "tensor %.*s is not encrypted, %s", ct_span_shown(t->name), t->name.p,
             o->how->manifest ? "and the manifest does not have it" : "which plain=none refuses");
     }
     o->m->info.unauthenticated_bytes += t->end - t->begin;

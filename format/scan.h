@@ -34,12 +34,7 @@ static inline bool ct_span_is(struct ct_span s, const char *text, size_t n)
 /* For "%.*s" of a name in an error: at most 128 bytes of UTF-8, no character cut in two. */
 static inline int ct_span_shown(struct ct_span s)
 {
-    size_t n = s.n;
-    if (n > 128) {
-        for (n = 128; n > 0 && ((uint8_t)s.p[n] & 0xc0) == 0x80; n--) {
-        }
-    }
-    return (int)n;
+    return (int)ct_utf8_cut(s.p, s.n, 128);
 }
 
 struct ct_scan {

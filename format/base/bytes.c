@@ -206,6 +206,28 @@ bool ct_utf8_ok(const uint8_t *p, size_t n)
     return true;
 }
 
+size_t ct_utf8_cut(const char *text, size_t n, size_t most)
+{
+    if (n <= most) {
+        return n;
+    }
+    for (size_t back = 1; back <= 3 && back <= most; back++) {
+        uint8_t c = (uint8_t)text[most - back];
+        if ((c & 0xc0) != 0x80) {
+            size_t len = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+            return len > back ? most - back : most;
+        }
+    }
+    return most;
+}
+
+void ct_utf8_copy(char *out, size_t cap, const char *text)
+{
+    size_t n = ct_utf8_cut(text, strlen(text), cap - 1);
+    memcpy(out, text, n);
+    out[n] = '\0';
+}
+
 int ct_cmp_bytes(const void *a, size_t alen, const void *b, size_t blen)
 {
     size_t n = alen < blen ? alen : blen;

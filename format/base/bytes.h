@@ -61,6 +61,11 @@ int ct_unhex(const char *text, size_t len, uint8_t *out, size_t cap); /* bytes, 
 
 /* Well-formed UTF-8 as RFC 3629 has it: no surrogates, no overlong forms, at most U+10FFFF. */
 bool ct_utf8_ok(const uint8_t *p, size_t n);
+/* What to keep of a text of n bytes, to have at most `most` and no half of a character at the end.
+ * Looks at no byte behind these. */
+size_t ct_utf8_cut(const char *text, size_t n, size_t most);
+/* Copies a text, so cut that it fits into `cap` bytes. */
+void ct_utf8_copy(char *out, size_t cap, const char *text);
 
 /* Compares as unsigned bytes, a shorter prefix first. */
 int ct_cmp_bytes(const void *a, size_t alen, const void *b, size_t blen);

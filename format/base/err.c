@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "format/base/bytes.h"
+
 static const struct {
     const char *name;
     int err;
@@ -35,7 +37,8 @@ __attribute__((format(printf, 4, 0))) static void vset(struct ct_err *err, enum 
     }
     err->code = code;
     err->sys = sys;
-    (void)vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    err->msg[ct_utf8_cut(err->msg, n > 0 ? (size_t)n : 0, sizeof(err->msg) - 1)] = '\0';
 }
 
 int ct_err_set(struct ct_err *err, enum ct_code code, const char *fmt, ...)
@@ -73,15 +76,10 @@ int ct_err_wrap(struct ct_err *err, const char *fmt, ...)
     (void)vsnprintf(context, sizeof(context), fmt, ap);
     va_end(ap);
 
-    size_t have = strlen(err->msg);
-    size_t add = strlen(context);
     size_t room = sizeof(err->msg) - 1;
-    if (add + 2 > room / 2) {
-        add = room / 2 - 2; /* a long path must not push the reason out */
-    }
-    if (have > room - add - 2) {
-        have = room - add - 2;
-    }
+    /* A long path must not push the reason out. */
+    size_t add = ct_utf8_cut(context, strlen(context), room / 2 - 2);
+    size_t have = ct_utf8_cut(err->msg, strlen(err->msg), room - add - 2);
     memmove(err->msg + add + 2, err->msg, have);
     memcpy(err->msg, context, add);
     memcpy(err->msg + add, ": ", 2);

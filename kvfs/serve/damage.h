@@ -5,6 +5,10 @@
 
 #include "kvfs/serve/node.h"
 
+/* Ranges remembered of one file. When there are more, neighbours become one with what lies between:
+ * then intact bytes are refused too. */
+enum { KVFS_DAMAGES_MAX = 4096 };
+
 /* -1 without memory: then the bytes, which are zeroed, must not be given out. */
 int kvfs_damage_remember(struct kvfs_node *node, const struct ct_damages *d, struct ct_err *err);
 /* -1 with the reason if a byte of [begin, end) is known to be damaged, or the node is stale. */

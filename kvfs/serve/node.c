@@ -453,6 +453,14 @@ void kvfs_table_release(struct kvfs_table *t, struct kvfs_node *node)
     pthread_mutex_unlock(&t->lock);
 }
 
+struct stat kvfs_table_stat(struct kvfs_table *t, const struct kvfs_node *node)
+{
+    pthread_mutex_lock(&t->lock);
+    struct stat st = node->st;
+    pthread_mutex_unlock(&t->lock);
+    return st;
+}
+
 void kvfs_table_each(struct kvfs_table *t, void (*fn)(void *ctx, struct kvfs_node *node), void *ctx)
 {
     pthread_mutex_lock(&t->lock);

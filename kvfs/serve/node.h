@@ -59,7 +59,7 @@ struct kvfs_node {
     uint64_t lookups; /* references the kernel holds; guarded by the table's lock */
     char **paths;     /* every name it goes by, relative to SRC, "" is the root */
     size_t path_count;
-    struct stat st; /* of the source; attributes are made from it (ops_tree.c) */
+    struct stat st; /* of the source; a directory's changes: kvfs_table_stat() */
     char *target;   /* LINK */
     struct kvfs_node *next_by_id, *next_by_what; /* in the table */
     uint64_t what;                               /* its key there */
@@ -130,6 +130,8 @@ int kvfs_table_unpin_all(struct kvfs_table *t, const struct kvfs_unpin *u, struc
 void kvfs_table_forget(struct kvfs_table *t, uint64_t id, uint64_t n);
 /* Gives up a hold (node->held). */
 void kvfs_table_release(struct kvfs_table *t, struct kvfs_node *node);
+/* The source's attributes, from which the node's are made. */
+struct stat kvfs_table_stat(struct kvfs_table *t, const struct kvfs_node *node);
 /* Calls fn for every node; the table is locked meanwhile. */
 void kvfs_table_each(struct kvfs_table *t, void (*fn)(void *ctx, struct kvfs_node *node),
                      void *ctx);

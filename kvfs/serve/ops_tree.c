@@ -23,19 +23,20 @@ static double attr_seconds(const struct kvfs_node *n)
 
 /* The source's, so that it stays when the kernel forgets a node and looks it up anew; a link to a
  * directory is something else than the directory. */
-static ino_t inode_number(const struct kvfs_node *n)
+static ino_t inode_number(const struct kvfs_node *n, const struct stat *source)
 {
     ino_t link = n->kind == KVFS_NODE_LINK ? (ino_t)1 << 61 : 0;
-    return n->st.st_ino ? n->st.st_ino ^ link : n->id;
+    return source->st_ino ? source->st_ino ^ link : n->id;
 }
 
 void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, struct stat *st)
 {
     bool dir = n->kind == KVFS_NODE_DIR;
+    struct stat source = kvfs_table_stat(s->table, n);
     mode_t mode =
         s->config.umask_set ? (dir ? 0555 : 0444) & ~(mode_t)s->config.umask : (dir ? 0550 : 0440);
     memset(st, 0, sizeof(*st));
-    st->st_ino = inode_number(n);
+    st->st_ino = inode_number(n, &source);
     st->st_nlink = dir ? 2 : 1;
     st->st_uid = s->config.uid;
     st->st_gid = s->config.gid;
@@ -47,9 +48,9 @@ void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, stru
                                               : (off_t)n->measure.view_size;
     st->st_blksize = 1 << 20;
     st->st_blocks = (st->st_size + 511) / 512;
-    st->st_atim = n->st.st_atim;
-    st->st_mtim = n->st.st_mtim;
-    st->st_ctim = n->st.st_ctim;
+    st->st_atim = source.st_atim;
+    st->st_mtim = source.st_mtim;
+    st->st_ctim = source.st_ctim;
 }
 
 static bool may(const struct kvfs_serve *s, fuse_req_t req)

@@ -46,8 +46,8 @@ static void remember(const struct fuse_ctx *ctx, const char *path, int why, cons
     f->err = why;
     f->pid = ctx ? (unsigned)ctx->pid : 0;
     f->uid = ctx ? ctx->uid : 0;
-    (void)snprintf(f->path, sizeof(f->path), "%s", path);
-    (void)snprintf(f->message, sizeof(f->message), "%s", message);
+    ct_utf8_copy(f->path, sizeof(f->path), path);
+    ct_utf8_copy(f->message, sizeof(f->message), message);
     pthread_mutex_unlock(&lock);
 }
 
@@ -55,7 +55,7 @@ void kvfs_node_name(struct kvfs_serve *s, const struct kvfs_node *node, char *ou
 {
     size_t n = 0;
     char **paths = node && s->table ? kvfs_table_paths(s->table, node, &n) : NULL;
-    (void)snprintf(out, cap, "%s", paths && n ? paths[0] : "");
+    ct_utf8_copy(out, cap, paths && n ? paths[0] : "");
     if (paths) {
         kvfs_paths_free(paths, n);
     }

@@ -2,10 +2,10 @@
  * The worker's state, and the functions that its parts share.
  *
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
- * ops_open.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds), rules.c (which
- * manifest governs), source.c (asks the supervisor), chunks.c pool.c prefetch.c ops_read.c (the
- * read path), reply.c (errno and the only reply that carries file data), statusdir.c (.kvfs/),
- * seal.c.
+ * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
+ * rules.c (which manifest governs), source.c (asks the supervisor), chunks.c pool.c prefetch.c
+ * ops_read.c (the read path), reply.c (errno and the only reply that carries file data),
+ * statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -93,6 +93,11 @@ void kvfs_node_end(void *serve, struct kvfs_node *node);
 int kvfs_try_open(struct kvfs_serve *s, const char *path, struct ct_err *err);
 /* Attributes as the view shows them. */
 void kvfs_attributes(const struct kvfs_serve *s, const struct kvfs_node *n, struct stat *st);
+
+/* ---- ops_refuse.c ---- */
+/* EROFS for whatever would change something. The kernel sees to it until root remounts writable;
+ * then an operation that is not there would be ENOSYS. */
+void kvfs_refuse_changes(struct fuse_lowlevel_ops *ops);
 
 /* ---- statusdir.c: `.kvfs/` ---- */
 enum { KVFS_STATUS_FILES = 4 };

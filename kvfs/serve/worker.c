@@ -87,8 +87,10 @@ static int open_session(struct kvfs_serve *s, struct ct_err *err)
 {
     char *argv[] = {(char[]){"kvfs"}, NULL};
     struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+    struct fuse_lowlevel_ops ops = kvfs_ops;
+    kvfs_refuse_changes(&ops);
     s->passthrough.wanted = s->config.resident > 0;
-    s->session = fuse_session_new(&args, &kvfs_ops, sizeof(kvfs_ops), s);
+    s->session = fuse_session_new(&args, &ops, sizeof(ops), s);
     fuse_opt_free_args(&args);
     if (!s->session || kvfs_passthrough_attach(s->session, KVFS_FD_FUSE)) {
         return ct_err_set(err, CT_IO, "the FUSE session cannot be made");

@@ -38,37 +38,38 @@ def libc(name, *arguments):
         raise OSError(ctypes.get_errno(), name)
 
 
+def writes(file):
+    """All the ways to change a file, or to put something beside it."""
+    new = file + ".new"
+    return {
+        "open O_WRONLY": lambda: open_and_close(file, os.O_WRONLY),
+        "open O_RDWR": lambda: open_and_close(file, os.O_RDWR),
+        "open O_TRUNC": lambda: open_and_close(file, os.O_RDONLY | os.O_TRUNC),
+        "open O_APPEND": lambda: open_and_close(file, os.O_WRONLY | os.O_APPEND),
+        "create": lambda: open_and_close(new, os.O_RDONLY | os.O_CREAT),
+        "O_TMPFILE": lambda: open_and_close(os.path.dirname(file), os.O_TMPFILE | os.O_RDWR),
+        "unlink": lambda: os.unlink(file),
+        "rename": lambda: os.rename(file, new),
+        "chmod": lambda: os.chmod(file, 0o777),
+        "chown": lambda: os.chown(file, 1, 1),
+        "utime": lambda: os.utime(file, (1, 1)),
+        "truncate": lambda: os.truncate(file, 1),
+        "setxattr": lambda: os.setxattr(file, "user.mine", b"1"),
+        "set user.kvfs.state": lambda: os.setxattr(file, "user.kvfs.state", b"1"),
+        "removexattr": lambda: os.removexattr(file, "user.kvfs.state"),
+        "link": lambda: os.link(file, new),
+        "symlink": lambda: os.symlink("x", new),
+        "mkdir": lambda: os.mkdir(new),
+        "mkfifo": lambda: os.mkfifo(new),
+        "access W_OK": lambda: libc("access", os.fsencode(file), os.W_OK),
+    }
+
+
 def test_writes(model):
     """Hoped for: to change what is shown, or to leave something behind."""
     with model.mount() as m:
         for name in (model.shard, "config.json", ".kvfs/status.json", ".kvfs/log"):
-            file = os.path.join(m.path, name)
-            new = file + ".new"
-            text = os.fsencode(file)
-            writes = {
-                "open O_WRONLY": lambda f=file: open_and_close(f, os.O_WRONLY),
-                "open O_RDWR": lambda f=file: open_and_close(f, os.O_RDWR),
-                "open O_TRUNC": lambda f=file: open_and_close(f, os.O_RDONLY | os.O_TRUNC),
-                "open O_APPEND": lambda f=file: open_and_close(f, os.O_WRONLY | os.O_APPEND),
-                "create": lambda n=new: open_and_close(n, os.O_RDONLY | os.O_CREAT),
-                "O_TMPFILE": lambda f=file: open_and_close(os.path.dirname(f),
-                                                           os.O_TMPFILE | os.O_RDWR),
-                "unlink": lambda f=file: os.unlink(f),
-                "rename": lambda f=file, n=new: os.rename(f, n),
-                "chmod": lambda f=file: os.chmod(f, 0o777),
-                "chown": lambda f=file: os.chown(f, 1, 1),
-                "utime": lambda f=file: os.utime(f, (1, 1)),
-                "truncate": lambda f=file: os.truncate(f, 1),
-                "setxattr": lambda f=file: os.setxattr(f, "user.mine", b"1"),
-                "set user.kvfs.state": lambda f=file: os.setxattr(f, "user.kvfs.state", b"1"),
-                "removexattr": lambda f=file: os.removexattr(f, "user.kvfs.state"),
-                "link": lambda f=file, n=new: os.link(f, n),
-                "symlink": lambda n=new: os.symlink("x", n),
-                "mkdir": lambda n=new: os.mkdir(n),
-                "mkfifo": lambda n=new: os.mkfifo(n),
-                "access W_OK": lambda t=text: libc("access", t, os.W_OK),
-            }
-            for what, function in writes.items():
+            for what, function in writes(os.path.join(m.path, name)).items():
                 with check(f"{name}: {what} is EROFS"):
                     refuses(errno.EROFS, function)
         with check("rmdir and mkdir in the root are EROFS"):
@@ -91,6 +92,23 @@ def test_writes(model):
                               mmap.PROT_READ | mmap.PROT_WRITE) as view:
                 view[0:4] = b"evil"
             assert read_all(os.path.join(m.path, model.shard)) == model.plain_bytes()
+
+
+def test_remounted(model):
+    """Root can take the flag from the mount, and then the kernel asks us."""
+    with model.mount() as m:
+        run("mount", "-i", "-o", "remount,rw", m.path, check=True)
+        with check("the kernel takes the mount for writable now"):
+            assert not os.statvfs(m.path).f_flag & os.ST_RDONLY
+        for name in (model.shard, ".kvfs/status.json"):
+            for what, function in writes(os.path.join(m.path, name)).items():
+                if what == "access W_OK":
+                    continue  # is the kernel's to answer, from root's rights
+                with check(f"remounted writable: {name}: {what} is refused"):
+                    refuses(errno.EOPNOTSUPP if what == "O_TMPFILE" else errno.EROFS, function)
+        with check("remounted writable: rmdir and mkdir in the root are EROFS"):
+            refuses(errno.EROFS, os.rmdir, os.path.join(m.path, ".kvfs"))
+            refuses(errno.EROFS, os.mkdir, os.path.join(m.path, "new"))
 
 
 # ---- owners and modes ----
@@ -348,6 +366,7 @@ def main():
     os.umask(0o022)
     model = Model(mib=4)
     test_writes(model)
+    test_remounted(model)
     test_owners(model)
     test_attributes(model)
     test_listing()

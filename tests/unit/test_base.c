@@ -80,6 +80,32 @@ Test(base, utf8)
     }
 }
 
+Test(base, utf8_is_cut_between_characters)
+{
+    static const char text[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"
+                               "b";
+    static const size_t kept[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11, 11};
+    for (size_t most = 0; most < sizeof(kept) / sizeof(kept[0]); most++) {
+        char copy[sizeof(kept) / sizeof(kept[0])];
+        cr_expect_eq(ct_utf8_cut(text, strlen(text), most), kept[most], "%zu", most);
+        ct_utf8_copy(copy, most + 1, text);
+        cr_expect_eq(strlen(copy), kept[most]);
+        cr_expect_eq(memcmp(copy, text, kept[most]), 0);
+    }
+    cr_expect_eq(ct_utf8_cut("\x80\x80\x80\x80\x80", 5, 4), 4, "not UTF-8: anywhere");
+    for (int pad = 0; pad < 4; pad++) {
+        struct ct_err err = CT_ERR_INIT;
+        char name[2 * CT_ERR_MSG_MAX + 8] = "xxx";
+        for (size_t n = (size_t)pad; n < sizeof(name) - 4; n += 4) {
+            (void)snprintf(name + n, sizeof(name) - n, "\xf0\x9f\x98\x80");
+        }
+        ct_err_set(&err, CT_IO, "%s", name);
+        cr_expect(ct_utf8_ok((uint8_t *)err.msg, strlen(err.msg)), "%s", err.msg);
+        ct_err_wrap(&err, "%s", name + pad);
+        cr_expect(ct_utf8_ok((uint8_t *)err.msg, strlen(err.msg)), "%s", err.msg);
+    }
+}
+
 Test(base, a_new_file_appears_whole_or_not_at_all)
 {
     char dir[] = "/tmp/kvfs-base.XXXXXX";
