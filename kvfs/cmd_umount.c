@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,30 @@ static int find(struct umount *u, struct ct_err *err)
     return rc != 0 ? rc : ct_err_set(err, CT_NOTFOUND, "no kvfs is mounted at %s", u->given);
 }
 
+static void end_warmer(void *ctx, const struct kvfs_holder *h)
+{
+    bool *any = ctx;
+    *any |= strcmp(h->command, KVFS_WARM_NAME) == 0 && kill(h->pid, SIGTERM) == 0;
+}
+
+/* `kvfs warm` in the background is no reason to refuse. */
+static int unmount(const struct umount *u, struct ct_err *err)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    int rc = kvfs_umount_path(u->path, u->lazy, err);
+    for (int turn = 0; rc && err->code == CT_BUSY && turn < 100; turn++) {
+        bool any = false;
+        (void)kvfs_holders(u->dev, u->path, end_warmer, &any);
+        if (!any) {
+            break;
+        }
+        (void)nanosleep(&pause, NULL);
+        *err = (struct ct_err)CT_ERR_INIT;
+        rc = kvfs_umount_path(u->path, u->lazy, err);
+    }
+    return rc;
+}
+
 static void print_holder(void *ctx, const struct kvfs_holder *h)
 {
     (void)ctx;
@@ -106,7 +131,7 @@ int cmd_umount(int argc, char **argv)
     if (find(&u, &err) < 0) {
         return kvfs_complain("umount", &err);
     }
-    if (kvfs_umount_path(u.path, u.lazy, &err)) {
+    if (unmount(&u, &err)) {
         return err.code == CT_BUSY ? name_holders(&u) : kvfs_complain("umount", &err);
     }
     return KVFS_DONE;

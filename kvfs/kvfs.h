@@ -9,10 +9,14 @@ enum { KVFS_DONE = 0, KVFS_FAILED = 1, KVFS_USAGE = 2 };
 
 /* The name under which mount(8) calls its helper for `-t fuse.kvfs`; then argv is as it has it. */
 #define KVFS_MOUNT_HELPER "mount.fuse.kvfs"
+/* What a process of `kvfs warm` is called, so that unmounting can end it. */
+#define KVFS_WARM_NAME "kvfs-warm"
+
 int cmd_mount(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_reload(int argc, char **argv);
+int cmd_warm(int argc, char **argv);
 int cmd_keygen(int argc, char **argv);
 int cmd_encrypt(int argc, char **argv);
 int cmd_rewrap(int argc, char **argv);

@@ -14,6 +14,7 @@ static const struct {
     {"mount", cmd_mount, "mount a directory of encrypted models"},
     {"umount", cmd_umount, "unmount it"},
     {"status", cmd_status, "what a mount serves and refuses, and the latest failures"},
+    {"warm", cmd_warm, "decrypt files before they are read"},
     {"reload", cmd_reload, "look at the source of a mount anew"},
     {"keygen", cmd_keygen, "make a master key and a signing key"},
     {"encrypt", cmd_encrypt, "encrypt a model"},

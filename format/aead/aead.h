@@ -1,7 +1,7 @@
 /*
  * The ciphers. kvfs calls the functions below (and pieces.h, stream.h) and does not know which
  * library answers: OpenSSL, or Intel's ipsec-mb where it was built in, gives right answers on this
- * machine and is faster. backend.h is what stands behind. README.md has the reasons.
+ * machine and is faster. backend.h is what stands behind.
  */
 #ifndef CT_AEAD_H
 #define CT_AEAD_H

@@ -1,7 +1,7 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='encrypt inspect keygen mount rekey reload rewrap status umount verify'
+_kvfs_commands='encrypt inspect keygen mount rekey reload rewrap status umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -42,6 +42,8 @@ _kvfs_value() {
     'mount --plain') words='safe all none' ;;
     'mount --manifest') words='auto require' ;;
     'mount --update') words='pin follow' ;;
+    'mount --cache') words='auto page resident' ;;
+    'mount --crypto') words='auto openssl ipsec' ;;
     *' -K' | *' --key-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy')
@@ -76,7 +78,7 @@ _kvfs() {
         return
     fi
     case $command in
-    umount | status | reload) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
+    umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
     keygen) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;
     esac

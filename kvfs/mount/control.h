@@ -4,12 +4,15 @@
  * the key directory) with openat2 and passes a descriptor.
  *
  * Descriptors the worker inherits, by number:
+ *   KVFS_FD_COMM     fusermount3's socket, which is only kept open: when the last process that
+ *                    holds it is gone, fusermount3 removes the mount, unless it still answers.
+ *                    The kernel lets go of a dying process's descriptors from the highest down
+ *                    (task_work_run), so this must lie below /dev/fuse, here and in supervisor
+ *                    and keeper: then the connection has ended before fusermount3 looks.
  *   KVFS_FD_CONTROL  the socket
  *   KVFS_FD_FUSE     the mount's /dev/fuse descriptor
  *   KVFS_FD_SHARED   memfd of one page, struct kvfs_shared
  *   KVFS_FD_KEYS     the first of the hello message's key_count descriptors of JWK files
- * After the keys comes one more, fusermount3's socket, which is only kept open: fusermount3 removes
- * a dead mount when the last process that holds it is gone.
  * EOF on the socket tells each side that the other is gone.
  *
  * The supervisor serves one request after the other, and believes nothing that the worker says: a
@@ -27,7 +30,13 @@
 #include "format/base/err.h"
 #include "kvfs/mount/config.h"
 
-enum { KVFS_FD_CONTROL = 3, KVFS_FD_FUSE = 4, KVFS_FD_SHARED = 5, KVFS_FD_KEYS = 6 };
+enum {
+    KVFS_FD_COMM = 3,
+    KVFS_FD_CONTROL = 4,
+    KVFS_FD_FUSE = 5,
+    KVFS_FD_SHARED = 6,
+    KVFS_FD_KEYS = 7
+};
 enum { KVFS_KEY_FILES_MAX = 256, KVFS_TEXT_MAX = 1024 };
 
 /* One page, mapped by both. Written by the worker only, with relaxed atomics. */

@@ -259,6 +259,7 @@ FLAG(set_require_all, config.require_all)
 FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
 FLAG(set_nonempty, nonempty)
+FLAG(set_warm, warm)
 
 static int set_debug(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
@@ -306,6 +307,8 @@ static const struct option_row {
     {"linger", 0, "SEC", "How long such a file stays after its last close (30)", set_linger},
     {"crypto", 0, "auto|openssl|ipsec",
      "Cipher library (auto: for each operation the faster that gives right answers)", set_crypto},
+    {"warm", 0, NULL, "Decrypt everything in the background (kvfs warm) once it is mounted",
+     set_warm},
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},

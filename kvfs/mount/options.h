@@ -18,6 +18,7 @@ struct kvfs_mount_options {
     const char *log_file; /* NULL: syslog, or stderr in the foreground */
     bool nonempty;
     bool noexec;
+    bool warm;
     bool fake; /* mount -f: do all but mount */
     bool memory_set, resident_set, threads_set, crypto_set, uid_set, gid_set;
     const char *worker_user;

@@ -15,7 +15,7 @@
 /* Beside the slots: keys, headers, stacks. */
 static const rlim_t lock_margin = 64 << 20;
 
-enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX + 1 };
+enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX };
 
 static void raise_limits(uint64_t memory)
 {
@@ -104,7 +104,7 @@ static void exec_worker(int *fds, size_t count, int said, const char *mountpoint
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
-        dup2(said, STDERR_FILENO) >= 0 && arrange(fds, count, KVFS_FD_CONTROL) == 0) {
+        dup2(said, STDERR_FILENO) >= 0 && arrange(fds, count, KVFS_FD_COMM) == 0) {
         (void)execve("/proc/self/exe", argv, worker_environment());
     }
     (void)dprintf(STDERR_FILENO, "kvfs: error: can't execute /proc/self/exe: %s\n",
@@ -156,12 +156,11 @@ static int make_shared(struct kvfs_shared **out, struct ct_err *err)
 static pid_t fork_worker(const struct kvfs_config *config, const struct kvfs_key_files *keys,
                          const struct kvfs_mounted *mounted, int control, int shared, int said)
 {
-    int fds[FDS_MAX] = {control, mounted->fuse_fd, shared};
-    size_t count = KVFS_FD_KEYS - KVFS_FD_CONTROL;
+    int fds[FDS_MAX] = {mounted->comm_fd, control, mounted->fuse_fd, shared};
+    size_t count = KVFS_FD_KEYS - KVFS_FD_COMM;
     for (size_t i = 0; i < keys->count; i++) {
         fds[count++] = keys->items[i].fd;
     }
-    fds[count++] = mounted->comm_fd;
     pid_t pid = fork();
     if (pid == 0) {
         exec_worker(fds, count, said, config->mountpoint);

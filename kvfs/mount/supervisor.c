@@ -24,7 +24,7 @@
 #include "kvfs/mount/tmpfs.h"
 #include "kvfs/term.h"
 
-enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, SAID_TURNS = 64 };
+enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, SAID_TURNS = 64 };
 
 enum stage {
     STARTING, /* the worker has not said READY */
@@ -45,8 +45,10 @@ struct supervisor {
     int signal_fd;
     enum stage stage;
     int64_t deadline; /* of the stage; 0: none */
-    bool ready;       /* the worker has said READY */
-    bool stopped;     /* on demand, so that the worker's end is no failure */
+    int warmer_fd;    /* pidfd of `kvfs warm`, -1: none */
+    pid_t warmer;
+    bool ready;   /* the worker has said READY */
+    bool stopped; /* on demand, so that the worker's end is no failure */
     struct kvfs_request request;
     struct kvfs_reply reply;
 };
@@ -135,10 +137,54 @@ static void refuse(struct supervisor *s)
     }
 }
 
+/* A process of its own reads through the mount; we never do. */
+static void start_warmer(struct supervisor *s)
+{
+    char *const argv[] = {(char[]){"kvfs"},    (char[]){"warm"},      (char[]){"--wait"},
+                          (char[]){"--quiet"}, s->config->mountpoint, NULL};
+    s->warmer = fork();
+    if (s->warmer == 0) {
+        sigset_t none;
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0);
+        (void)execv("/proc/self/exe", argv);
+        _exit(1);
+    }
+    s->warmer_fd = s->warmer < 0 ? -1 : (int)syscall(SYS_pidfd_open, s->warmer, 0);
+    if (s->warmer_fd < 0) {
+        ct_log(CT_LOG_WARN, "kvfs warm can't be started: %s", strerror(errno));
+    }
+}
+
+static void reap_warmer(struct supervisor *s)
+{
+    int status = 0;
+    (void)waitpid(s->warmer, &status, 0);
+    close(s->warmer_fd);
+    s->warmer_fd = -1;
+    ct_log(CT_LOG_INFO, "warming ended%s", status ? " before all was read" : "");
+}
+
+/* It would keep the mount busy. */
+static void end_warmer(struct supervisor *s)
+{
+    struct pollfd p = {.fd = s->warmer_fd, .events = POLLIN};
+    if (s->warmer_fd < 0) {
+        return;
+    }
+    (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, SIGTERM, NULL, 0);
+    if (poll(&p, 1, WARMER_MS) <= 0) {
+        (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, SIGKILL, NULL, 0);
+    }
+    reap_warmer(s);
+}
+
 static void stop(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
     s->stopped = true;
+    end_warmer(s);
     if (s->stage > RUNNING) {
         return;
     }
@@ -246,6 +292,8 @@ static void on_ready(struct supervisor *s)
     enter(s, RUNNING, 0);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
+    } else if (s->job->options->warm) {
+        start_warmer(s);
     }
 }
 
@@ -320,6 +368,7 @@ static int on_worker_end(struct supervisor *s)
     char how[64];
     int status = 0;
     (void)waitpid(s->worker.pid, &status, 0);
+    end_warmer(s);
     if (s->worker.said >= 0) {
         on_said(s);
     }
@@ -363,6 +412,7 @@ static int loop(struct supervisor *s)
             {.fd = s->signal_fd, .events = POLLIN},
             {.fd = s->status_fd, .events = 0}, /* POLLERR: nobody waits for us any more */
             {.fd = s->worker.pidfd, .events = POLLIN},
+            {.fd = s->warmer_fd, .events = POLLIN},
         };
         int n = poll(p, sizeof(p) / sizeof(p[0]), timeout(s));
         if (n < 0 && errno != EINTR) {
@@ -393,6 +443,9 @@ static int loop(struct supervisor *s)
         }
         if (p[4].revents) {
             return on_worker_end(s);
+        }
+        if (p[5].revents && s->warmer_fd >= 0) {
+            reap_warmer(s);
         }
     }
 }
@@ -452,7 +505,7 @@ static int supervise(struct kvfs_job *job, int status_fd)
     s->job = job;
     s->config = &job->options->config;
     s->status_fd = status_fd;
-    s->worker.pidfd = s->worker.said = s->clone_fd = -1;
+    s->worker.pidfd = s->worker.said = s->clone_fd = s->warmer_fd = -1;
     (void)prctl(PR_SET_NAME, "kvfs-supervisor", 0, 0, 0);
     if (chdir("/")) {
         perror("kvfs mount: /");

@@ -7,7 +7,7 @@
 
 #include "kvfs/serve/ioctl.h"
 #include "kvfs/serve/paths.h"
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/resident.h"
 
 /* How long the kernel may believe what it was told of a name. Under follow not at all: the next
  * lookup is to see a new version. A node's own attributes never change. */
@@ -464,10 +464,17 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
     (void)in_size;
     (void)out_size;
     struct kvfs_serve *s = fuse_req_userdata(req);
-    if (!kvfs_status_is(ino) || cmd != KVFS_IOC_RELOAD) {
+    bool status = kvfs_status_is(ino);
+    struct kvfs_node *node = status ? NULL : kvfs_table_get(s->table, ino);
+    bool keep = node && node->kind == KVFS_NODE_FILE && cmd == KVFS_IOC_KEEP;
+    if (!keep && !(status && cmd == KVFS_IOC_RELOAD)) {
         fuse_reply_err(req, ENOTTY);
     } else if (!may(s, req)) {
         fuse_reply_err(req, EPERM);
+    } else if (keep) {
+        uint32_t resident = kvfs_resident_keep(s, node);
+        kvfs_hand_over(s);
+        fuse_reply_ioctl(req, 0, &resident, sizeof(resident));
     } else {
         start_reload(s, req);
     }

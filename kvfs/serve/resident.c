@@ -456,13 +456,15 @@ void kvfs_resident_tick(struct kvfs_serve *s)
     pthread_mutex_unlock(&set->lock);
 }
 
-void kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node)
+bool kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node)
 {
     pthread_mutex_lock(&s->residents->lock);
-    if (node->resident) {
+    bool resident = node->resident && node->resident->state == READY;
+    if (resident) {
         node->resident->kept = true;
     }
     pthread_mutex_unlock(&s->residents->lock);
+    return resident;
 }
 
 static void wipe(const struct kvfs_resident *r)

@@ -26,9 +26,10 @@ void kvfs_resident_step(struct kvfs_serve *s);
 
 /* Once a second: gives back what nobody has used for `linger` seconds. Not from a FUSE thread. */
 void kvfs_resident_tick(struct kvfs_serve *s);
-/* Keeps the node's file, opened or not, until it is opened and closed again, or memory is needed.
+/* Keeps the node's file, if it is resident, until it is opened and closed again, or memory is
+ * needed.
  */
-void kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node);
+bool kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node);
 
 /* For sealing, when no step runs any more: refuses who waits, wipes and truncates. */
 void kvfs_resident_seal(struct kvfs_serve *s);

@@ -56,6 +56,7 @@ static int refusal(const struct kvfs_reply *reply, struct ct_err *err)
     switch (reply->error) {
     case ENOENT:
     case ENOTDIR:
+    case ENAMETOOLONG: /* such as the other name of x.safetensors, which is two bytes longer */
         return ct_err_set(err, CT_NOTFOUND, "no such file");
     case EXDEV:
         return ct_err_set(err, CT_LEAVES, "%s", reply->text);

@@ -261,25 +261,29 @@ def open_device():
 
 
 class Model:
-    """An encrypted model of two shards with two side files, and its keys."""
+    """An encrypted model of some shards with two side files, and its keys. Several in one test need
+    names; `options` are kvfs encrypt's."""
 
-    def __init__(self, mib=64):
-        self.keys = os.path.join(workdir(), "keys")
-        self.plain = os.path.join(workdir(), "plain")
-        self.encrypted = os.path.join(workdir(), "encrypted")
+    def __init__(self, mib=64, shards=2, name="", options=()):
+        self.keys, self.plain, self.encrypted = (os.path.join(workdir(), name + part)
+                                                 for part in ("keys", "plain", "encrypted"))
         self.owner = self.keys + "/owner.jwks"
         self.reader = self.keys + "/reader.jwks"
-        self.shard = "model-00001-of-00002.safetensors"
         kvfs("keygen", self.keys)
-        run(os.path.join(ROOT, "packaging/make-model"), self.plain, "--shards", "2", "--mib", mib,
-            check=True)
-        kvfs("encrypt", "-q", self.plain, "-o", self.encrypted, "--key", self.owner)
+        run(os.path.join(ROOT, "packaging/make-model"), self.plain, "--shards", shards, "--mib",
+            mib, check=True)
+        kvfs("encrypt", "-q", self.plain, "-o", self.encrypted, "--key", self.owner, *options)
+        self.shards = sorted(n for n in os.listdir(self.plain) if n.endswith(".safetensors"))
+        self.shard = self.shards[0]
 
     def mount(self, *options, **more):
         return Mount(self.encrypted, keys=[self.reader], options=options, **more)
 
-    def plain_bytes(self):
-        return read_all(os.path.join(self.plain, self.shard))
+    def plain_bytes(self, number=0):
+        return read_all(os.path.join(self.plain, self.shards[number]))
+
+    def shown(self, m, number=0):
+        return os.path.join(m.path, self.shards[number])
 
 
 def die_with_parent():

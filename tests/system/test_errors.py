@@ -68,7 +68,7 @@ def test_table():
             before = len(m.status()["failures"])
             assert outcome(m.path + "/none.safetensors") == "ENOENT"
             assert len(m.status()["failures"]) == before
-        with check("lines are limited, and it is said how many are missing; status counts them all"):
+        with check("lines are limited, and those missing are counted; status counts them all"):
             for _ in range(200):
                 outcome(m.path + "/policy-deny.safetensors")
             time.sleep(1.1)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from kvfstest import ROOT, Checks, Mount, kvfs, workdir
+from kvfstest import ROOT, Checks, Mount, kvfs, sanitized, workdir
 
 SHARD = "model-00001-of-00001.safetensors"
 RELOAD = ord("k") << 8 | 1  # what `kvfs reload` asks of MNT/.kvfs/status.json
@@ -103,6 +103,13 @@ def borrowed_names(checks, keys):
             subprocess.run(["ls", "-la", m.path], stdout=subprocess.DEVNULL, check=True)
             assert m.status()["source"] == source.path
             assert "metrics" in os.listdir(os.path.join(m.path, ".kvfs"))
+    with checks.check("the longest name there can be is read, a longer one is not there"):
+        longest = "n" * (255 - len(".safetensors")) + ".safetensors"
+        os.rename(source.file(SHARD), source.file(longest))
+        with source.mount() as m:
+            assert len(outcome(os.path.join(m.path, longest))) > 2 << 20
+            assert outcome(os.path.join(m.path, "n" + longest)) == "ENOENT"
+        os.rename(source.file(longest), source.file(SHARD))
     with checks.check("files called like those in .kvfs are what they are"):
         directory = os.path.join(workdir(), "four")
         os.mkdir(directory)
@@ -145,8 +152,8 @@ def touched(checks, keys):
             assert outcome(path) == text.encode()
             os.chmod(source.file("vocab.json"), 0o600)
             os.link(source.file("vocab.json"), source.file("vocab.copy"))
-            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
-                caches.write("1")
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             assert outcome(path) == text.encode()
 
 
@@ -184,8 +191,22 @@ def many(checks, keys):
         checks.note(f"ls -l: {took[2000]:.2f} s for 2000 files, {took[20000]:.2f} s for 20000")
 
 
+def forget_inodes():
+    """Makes the kernel drop what nobody uses, of all mounts: another one that is stuck would hold it
+    up for ever, so a child does it. Whether it could."""
+    child = subprocess.Popen(["sh", "-c", "echo 2 >/proc/sys/vm/drop_caches"])
+    try:
+        return child.wait(10) == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def forgotten_while_read_ahead(checks, keys):
     """Version 1: what is decrypted ahead takes as long as its whole tensor does."""
+    name = "reload, and the kernel forgets, while the worker reads ahead"
+    if not sanitized():
+        checks.skip(name, "only a sanitizer would see it")
+        return
     plain, encrypted = (os.path.join(workdir(), name) for name in ("long", "long-encrypted"))
     os.mkdir(plain)
     os.mkdir(encrypted)
@@ -198,7 +219,7 @@ def forgotten_while_read_ahead(checks, keys):
     kvfs("encrypt", "-q", "--format-version", "1", os.path.join(plain, SHARD), "-o",
          os.path.join(encrypted, SHARD), "--key", keys + "/owner.jwks")
     buffer = mmap.mmap(-1, 131072)
-    with checks.check("reload, and the kernel forgets, while the worker reads ahead"):
+    with checks.check(name):
         with Mount(encrypted, keys=[keys + "/reader.jwks"]) as m, \
                 open(os.path.join(m.path, ".kvfs/status.json"), "rb") as status:
             for _ in range(10):
@@ -207,8 +228,9 @@ def forgotten_while_read_ahead(checks, keys):
                     os.preadv(fd, [buffer], turn << 17)
                 os.close(fd)
                 fcntl.ioctl(status, RELOAD)
-                with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
-                    caches.write("2")
+                if not forget_inodes():
+                    checks.note("the kernel could not be made to forget")
+                    break
             assert m.status()["worker"] and os.path.exists(f"/proc/{m.worker}")
 
 

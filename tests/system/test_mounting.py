@@ -187,7 +187,7 @@ def gone(mnt, pids):
 
 
 def by_mount8(checks, model):
-    """With /sbin/mount.fuse.kvfs, as `cmake --install` makes it, seen in this mount namespace only."""
+    """With /sbin/mount.fuse.kvfs, as `cmake --install` makes it, in this namespace only."""
     upper = os.path.join(workdir(), "sbin")
     os.mkdir(upper)
     run("mount", "-t", "tmpfs", "none", upper, check=True)

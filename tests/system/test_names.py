@@ -135,7 +135,7 @@ def test_links(model):
             assert {"again.safetensors", "absolute.safetensors", "blobs/0123"} <= set(names), names
             assert outcome(at("alias.json")) == outcome(at("config.json")) == b"{}"
             assert said_of(m, "alias.json")["node"] == said_of(m, "config.json")["node"]
-        with check("a link is judged by its own path: the same bytes, another verdict, another node"):
+        with check("a link is judged by its own path: another verdict, another node"):
             assert outcome(at("config.json")) == b"{}"
             assert outcome(at("config.bin")) == "EKEYREJECTED"
             assert outcome(at("text.json")) == b"[]" and outcome(at("blobs/text")) == "EKEYREJECTED"

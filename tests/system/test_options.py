@@ -23,10 +23,12 @@ PROBES = {
     "allow-other": (None, lambda m: "allow_other" in mount_options(m), True),
     "memory": ("32M", lambda m: m.status()["memory"]["bound"], 32 << 20),
     "threads": ("3", lambda m: m.status()["options"]["threads"], 3),
-    "crypto": ("openssl", lambda m: m.status()["crypto"]["option"], "openssl"),
     "cache": ("page", lambda m: m.status()["options"]["cache"], "page"),
     "resident": ("64M", lambda m: m.status()["options"]["resident"] in (64 << 20, 0), True),
+    "warm": (None, lambda m: wait_for(lambda: any(f["opens"] for f in m.status()["files"]), 10),
+             True),
     "linger": ("7", lambda m: m.status()["options"]["linger"], 7),
+    "crypto": ("openssl", lambda m: m.status()["crypto"]["option"], "openssl"),
     "readahead": ("256", lambda m: read_ahead(m), 256),
     "worker-user": ("www-data:34", lambda m: ids(m.worker), ("33", "34")),
     "debug": (None, lambda m: level_of(m), True),
@@ -88,7 +90,8 @@ def test_refused(model):
            "crypto=rot13", "crypto=OpenSSL",
            "memory=1M", "memory=lots", "memory=-1", "memory=99999999999999999999", "threads=0",
            "threads=257", "threads=many", "readahead=-1", "readahead=2000000", "log-level=loud",
-           "cache=none", "resident=much", "linger=-1", "require-all=yes", "nonempty=1", "worker-user=root", "worker-user=0", "worker-user=:",
+           "cache=none", "crypto=rot13", "resident=much", "linger=-1", "require-all=yes",
+           "nonempty=1", "worker-user=root", "worker-user=0", "worker-user=:",
            "no-such-option", "no-such=1", "Key=x", "keyx=1"]
     for option in bad:
         with check(f"-o {option}: exit 2, and the option is named"):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from kvfstest import (ROOT, Checks, Mount, die_with_parent, kvfs, mounts_at, run, sanitized,
+from kvfstest import (Checks, Model, Mount, die_with_parent, mounts_at, read_all, run, sanitized,
                       wait_for, workdir)
 
 MIB = 1 << 20
@@ -27,33 +27,6 @@ sys.stdin.readline()
 n = m[4096] + sum(m[i] for i in range(0, len(m), 65536))
 print("still readable", flush=True)
 """
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-class Model:
-    def __init__(self, name, shards, mib, *options):
-        base = os.path.join(workdir(), name)
-        self.plain, self.encrypted = base + "-plain", base + "-encrypted"
-        self.keys = base + "-keys"
-        kvfs("keygen", self.keys)
-        run(os.path.join(ROOT, "packaging/make-model"), self.plain, "--shards", shards, "--mib",
-            mib, check=True)
-        kvfs("encrypt", "-q", self.plain, "-o", self.encrypted, "--key",
-             self.keys + "/owner.jwks", *options)
-        self.shards = sorted(n for n in os.listdir(self.plain) if n.endswith(".safetensors"))
-
-    def mount(self, *options, **more):
-        return Mount(self.encrypted, keys=[self.keys + "/reader.jwks"], options=options, **more)
-
-    def want(self, number=0):
-        return read(os.path.join(self.plain, self.shards[number]))
-
-    def shown(self, m, number=0):
-        return os.path.join(m.path, self.shards[number])
 
 
 def file_status(m, name):
@@ -109,7 +82,7 @@ def by_direct(path):
     return bytes(data)
 
 
-WAYS = {"read": read, "mmap shared": by_mmap(mmap.MAP_SHARED),
+WAYS = {"read": read_all, "mmap shared": by_mmap(mmap.MAP_SHARED),
         "mmap private": by_mmap(mmap.MAP_PRIVATE), "O_DIRECT": by_direct, "sendfile": by_sendfile}
 
 
@@ -117,11 +90,11 @@ def bytes_are_right(checks, model, what):
     with model.mount("cache=resident") as m:
         for way, reader in WAYS.items():
             with checks.check(f"{what}: right bytes by {way}"):
-                assert reader(model.shown(m)) == model.want()
+                assert reader(model.shown(m)) == model.plain_bytes()
                 assert mode_of(m, model.shards[0]) == "resident"
         with checks.check(f"{what}: decrypted once, whoever reads"):
             decrypted = m.status()["counters"]["bytes_decrypted"]
-            assert decrypted <= len(model.want()) * 1.1, decrypted
+            assert decrypted <= len(model.plain_bytes()) * 1.1, decrypted
         with checks.check(f"{what}: not for writing"):
             for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
                 try:
@@ -148,7 +121,7 @@ def choices(checks, small, large):
             assert mode_of(m, large.shards[0]) == "page"
     with checks.check("a budget that is too small: the page cache, and right bytes"):
         with large.mount("resident=64M") as m, open(large.shown(m), "rb") as file:
-            assert file.read() == large.want()
+            assert file.read() == large.plain_bytes()
             assert mode_of(m, large.shards[0]) == "page"
             assert m.status()["memory"]["resident"] == 0
     if sanitized():
@@ -174,7 +147,7 @@ def in_a_small_cgroup(model):
                 file.read(1)
                 assert mode_of(m, model.shards[0]) == "page"
             assert m.status()["memory"]["bound"] == 64 * MIB, m.status()["memory"]
-            assert read(model.shown(m)) == model.want()
+            assert read_all(model.shown(m)) == model.plain_bytes()
     finally:
         wait_for(lambda: not read_text(group + "/cgroup.procs"), 10, "the cgroup's emptying")
         os.rmdir(group)
@@ -196,8 +169,8 @@ def fallback(checks, model):
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     with checks.check("a failed tag: back to the page cache, only its chunk is unreadable"):
-        with Mount(source, keys=[model.keys + "/reader.jwks"], options=["cache=resident"]) as m:
-            want, bad = model.want(), 0
+        with Mount(source, keys=[model.reader], options=["cache=resident"]) as m:
+            want, bad = model.plain_bytes(), 0
             with open(model.shown(m), "rb", buffering=0) as file:
                 assert mode_of(m, model.shards[0]) == "page"
                 for at in range(0, len(want), MIB):
@@ -221,7 +194,7 @@ def openers(checks, model):
             sums = {r.communicate(timeout=120)[0].split()[0] for r in readers}
             want = run("sha256sum", os.path.join(model.plain, model.shards[0])).stdout.split()[0]
             assert sums == {want.encode()}, sums
-            assert m.status()["counters"]["bytes_decrypted"] <= len(model.want()) * 1.1
+            assert m.status()["counters"]["bytes_decrypted"] <= len(model.plain_bytes()) * 1.1
     with checks.check("stat answers while a file is being decrypted; its progress shows"):
         with model.mount("cache=resident", "threads=1") as m:
             os.stat(model.shown(m))
@@ -247,7 +220,7 @@ def openers(checks, model):
             still = mode_of(m, model.shards[0])
             assert took < 0.2 or still == "populating", f"{took:.2f} s, then {still}"
             wait_for(lambda: mode_of(m, model.shards[0]) == "resident", 60, "the rest of it")
-            assert read(model.shown(m)) == model.want()
+            assert read_all(model.shown(m)) == model.plain_bytes()
 
 
 # ---- memory ----
@@ -257,27 +230,27 @@ def memory(checks, model):
         with model.mount("cache=resident", "linger=0") as m:
             with open(model.shown(m), "rb") as file:
                 file.read(1)
-                assert m.status()["memory"]["resident"] >= len(model.want())
+                assert m.status()["memory"]["resident"] >= len(model.plain_bytes())
             wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
-            assert read(model.shown(m)) == model.want()
+            assert read_all(model.shown(m)) == model.plain_bytes()
     with checks.check("who has it mapped keeps it, though all descriptors are closed"):
         with model.mount("cache=resident", "linger=0") as m:
             process = mapper(model.shown(m))
             time.sleep(3)
-            assert m.status()["memory"]["resident"] >= len(model.want())
+            assert m.status()["memory"]["resident"] >= len(model.plain_bytes())
             out, _ = process.communicate(b"\n", timeout=20)
             assert process.returncode == 0 and out == b"still readable\n", (process.returncode, out)
             wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
     with checks.check("another file that needs the room gets it"):
-        size = len(model.want()) // MIB + 8
+        size = len(model.plain_bytes()) // MIB + 8
         with model.mount("cache=resident", f"resident={size}M", "linger=1000") as m:
             for number in (0, 1, 0):
                 with open(model.shown(m, number), "rb") as file:
-                    assert file.read() == model.want(number)
+                    assert file.read() == model.plain_bytes(number)
                     assert mode_of(m, model.shards[number]) == "resident"
                 time.sleep(1.1)
             with open(model.shown(m, 0), "rb"), open(model.shown(m, 1), "rb") as second:
-                assert second.read() == model.want(1)
+                assert second.read() == model.plain_bytes(1)
                 assert mode_of(m, model.shards[1]) == "page", "there was no room"
 
 
@@ -291,7 +264,7 @@ def revocation(checks, model):
             with model.mount("cache=resident") as m:
                 process = mapper(model.shown(m))
                 with open(model.shown(m), "rb", buffering=0) as held:
-                    assert held.read(4096) == model.want()[:4096]
+                    assert held.read(4096) == model.plain_bytes()[:4096]
                     for pid in victims(m):
                         os.kill(pid, signal.SIGKILL)
                     wait_for(lambda: not mounts_at(m.path), 10, "unmounting")
@@ -302,7 +275,7 @@ def revocation(checks, model):
                 out, _ = process.communicate(b"\n", timeout=20)
                 assert process.returncode == -signal.SIGBUS, (process.returncode, out)
             with model.mount("cache=resident", path=m.path) as again:
-                assert read(model.shown(again)) == model.want()
+                assert read_all(model.shown(again)) == model.plain_bytes()
 
 
 def remounting(checks, model):
@@ -320,13 +293,13 @@ def remounting(checks, model):
 
 def main():
     checks = Checks()
-    small = Model("small", 2, 24)
+    small = Model(24, name="small-")
     if not available(small):
         checks.skip("resident mode", "root and a kernel with FUSE passthrough are needed")
         return checks.finish()
-    large = Model("large", 2, 600)
-    first = Model("first", 1, 24, "--format-version", "1")
-    odd = Model("odd", 1, 24, "--chunk-size", "65537")
+    large = Model(600, name="large-")
+    first = Model(24, 1, "first-", ["--format-version", "1"])
+    odd = Model(24, 1, "odd-", ["--chunk-size", "65537"])
     bytes_are_right(checks, small, "version 2")
     bytes_are_right(checks, first, "version 1")
     bytes_are_right(checks, odd, "odd chunks")

@@ -175,7 +175,7 @@ def sandbox(checks, model):
         with checks.check("every thread of the worker has the system call filter"):
             for thread in os.listdir(f"/proc/{m.worker}/task"):
                 assert proc_status(f"{m.worker}/task/{thread}")["Seccomp"] == "2", thread
-        with checks.check("the worker holds no directory, no file, no socket but the supervisor's and "
+        with checks.check("the worker holds no directory, no file, no socket but supervisor's and "
                           "fusermount3's"):
             links = {fd: os.readlink(f"/proc/{m.worker}/fd/{fd}")
                      for fd in os.listdir(f"/proc/{m.worker}/fd")}

@@ -282,7 +282,7 @@ def parse_openmetrics(text):
 
 
 MEMBERS = {"version", "source", "mountpoint", "worker", "uptime", "state", "keys", "options",
-           "memory", "counters", "manifests", "files", "failures"}
+           "memory", "crypto", "counters", "manifests", "files", "failures"}
 
 
 def test_status_directory(model):

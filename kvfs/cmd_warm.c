@@ -1,0 +1,286 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "kvfs/args.h"
+#include "kvfs/kvfs.h"
+#include "kvfs/mount/limits.h"
+#include "kvfs/mounts.h"
+#include "kvfs/progress.h"
+#include "kvfs/serve/ioctl.h"
+#include "kvfs/term.h"
+#include "kvfs/walk.h"
+
+/* Reading stops while this much of the machine's (or cgroup's) memory is still to be had. */
+static const uint64_t reserve = UINT64_C(256) << 20;
+
+enum { STEP = 1 << 20, STATUS_MAX = 64 << 20, POLL_US = 200000 };
+
+struct warm {
+    const char *mount, *path;
+    bool wait, json, quiet;
+
+    struct kvfs_walk all;
+    uint64_t bytes, done;
+    uint64_t budget; /* what was to be had at the beginning: cached pages count as free later on */
+    unsigned files, resident, damaged;
+    bool short_of_memory;
+
+    /* for the thread that shows how far an open is that decrypts the whole file */
+    _Atomic(const char *) opening;
+    uint64_t shown;
+    atomic_bool ended;
+};
+
+static const struct argp_option options[] = {
+    {"wait", 'w', NULL, 0, "Return when it is done, and show progress meanwhile", 0},
+    {"json", 'j', NULL, 0, "Print what was done as JSON (with --wait)", 0},
+    {"quiet", 'q', NULL, 0, "Show no progress", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct warm *w = state->input;
+    switch (key) {
+    case 'w':
+        w->wait = true;
+        return 0;
+    case 'j':
+        w->json = w->wait = true;
+        return 0;
+    case 'q':
+        w->quiet = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (state->arg_num > 1) {
+            argp_error(state, "too many arguments: %s", arg);
+        }
+        *(state->arg_num ? &w->path : &w->mount) = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!w->mount) {
+            argp_error(state, "which mount?");
+        }
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MNT [PATH]",
+    .doc = "Decrypt files before they are read: all that is mounted, or what lies at PATH beneath "
+           "MNT, in the order of names, into the page cache or, in resident mode, whole into "
+           "memory. It stops before memory runs short. Without --wait it goes on in the "
+           "background; kvfs umount ends it.",
+};
+
+/* ---- progress of an open ---- */
+
+/* How much of the file that is being opened is decrypted. */
+static uint64_t opened_so_far(const struct warm *w, const char *path)
+{
+    ct_autobuf text = {0};
+    ct_autofd fd = kvfs_mount_open(w->mount, "status.json", NULL);
+    uint64_t done = 0;
+    size_t i = 0;
+    const json_t *f = NULL;
+    if (fd < 0 || ct_read_fd(fd, STATUS_MAX, &text, NULL)) {
+        return 0;
+    }
+    json_t *status = json_loadb((char *)text.data, text.len, 0, NULL);
+    json_array_foreach(json_object_get(status, "files"), i, f)
+    {
+        const char *name = json_string_value(json_array_get(json_object_get(f, "paths"), 0));
+        if (name && strcmp(name, path) == 0) {
+            done = (uint64_t)json_integer_value(json_object_get(f, "resident_bytes"));
+        }
+    }
+    json_decref(status);
+    return done;
+}
+
+static void *show(void *arg)
+{
+    struct warm *w = arg;
+    while (!atomic_load(&w->ended)) {
+        const char *path = atomic_load(&w->opening);
+        uint64_t now = path ? opened_so_far(w, path) : 0;
+        if (path && path == atomic_load(&w->opening) && now > w->shown) {
+            (void)kvfs_progress_add(NULL, now - w->shown);
+            w->shown = now;
+        }
+        usleep(POLL_US);
+    }
+    return NULL;
+}
+
+/* ---- one file ---- */
+
+static bool has_memory(struct warm *w, uint64_t bytes)
+{
+    w->short_of_memory |=
+        w->done + bytes > w->budget || kvfs_available_memory() < bytes + reserve;
+    return !w->short_of_memory;
+}
+
+/* Through the page cache; what can't be read is left out and counted. */
+static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct ct_err *err)
+{
+    ct_autofree uint8_t *buf = malloc(STEP);
+    bool good = true;
+    if (!buf) {
+        return ct_err_set(err, CT_NOMEM, "no memory to read with");
+    }
+    for (off_t at = 0; at < item->st.st_size && has_memory(w, STEP); at += STEP) {
+        ssize_t n = pread(fd, buf, STEP, at);
+        good = good && n >= 0;
+        uint64_t left = (uint64_t)(item->st.st_size - at);
+        if (kvfs_progress_add(NULL, left < STEP ? left : STEP)) {
+            return kvfs_check_interrupted(err);
+        }
+        w->done += n > 0 ? (uint64_t)n : 0;
+    }
+    if (!good) {
+        w->damaged++;
+        kvfs_warn("warm", "%s: some of it can't be read: kvfs status %s", item->path, w->mount);
+    }
+    return 0;
+}
+
+static int warm_file(struct warm *w, const struct kvfs_item *item, struct ct_err *err)
+{
+    uint64_t size = (uint64_t)item->st.st_size;
+    uint32_t resident = 0;
+    kvfs_progress_item(item->path);
+    w->shown = 0;
+    atomic_store(&w->opening, item->path);
+    struct stat st;
+    ct_autofd fd = kvfs_open_regular(w->all.fd, item->path, &st, err);
+    atomic_store(&w->opening, NULL);
+    if (fd < 0) {
+        w->damaged++;
+        kvfs_warn("warm", "%s", err->msg);
+        *err = (struct ct_err)CT_ERR_INIT;
+        return kvfs_check_interrupted(err);
+    }
+    w->files++;
+    if (ioctl(fd, KVFS_IOC_KEEP, &resident) == 0 && resident) {
+        w->resident++;
+        w->done += size;
+        return kvfs_progress_add(NULL, size > w->shown ? size - w->shown : 0)
+                   ? kvfs_check_interrupted(err)
+                   : 0;
+    }
+    return read_all(w, fd, item, err);
+}
+
+/* ---- all ---- */
+
+/* PATH is beneath MNT, or as it is written from here. */
+static bool is_wanted(const struct warm *w, const struct kvfs_item *item)
+{
+    size_t n = w->path ? strlen(w->path) : 0;
+    while (n && w->path[n - 1] == '/') {
+        n--;
+    }
+    return item->kind == KVFS_ITEM_FILE && item->st.st_size > 0 &&
+           (n == 0 || (strncmp(item->path, w->path, n) == 0 &&
+                       (item->path[n] == '/' || item->path[n] == '\0')));
+}
+
+static int warm_all(struct warm *w, struct ct_err *err)
+{
+    pthread_t shower;
+    uint64_t available = kvfs_available_memory();
+    w->budget = available > reserve ? available - reserve : 0;
+    kvfs_progress_start(w->bytes, w->quiet || !w->wait);
+    int shows = pthread_create(&shower, NULL, show, w);
+    int rc = 0;
+    for (size_t i = 0; i < w->all.count && rc == 0; i++) {
+        const struct kvfs_item *item = &w->all.items[i];
+        if (is_wanted(w, item) && has_memory(w, 0)) {
+            rc = warm_file(w, item, err);
+        }
+    }
+    atomic_store(&w->ended, true);
+    if (shows == 0) {
+        (void)pthread_join(shower, NULL);
+    }
+    double seconds = kvfs_progress_end();
+    if (w->json) {
+        printf(
+            "{\"files\": %u, \"resident\": %u, \"bytes\": %llu, \"of\": %llu, \"seconds\": %.3f, "
+            "\"damaged\": %u, \"complete\": %s}\n",
+            w->files, w->resident, (unsigned long long)w->done, (unsigned long long)w->bytes,
+            seconds, w->damaged, w->done == w->bytes ? "true" : "false");
+    }
+    if (w->short_of_memory) {
+        kvfs_warn("warm", "stopped after %llu of %llu MiB: memory runs short",
+                  (unsigned long long)w->done >> 20, (unsigned long long)w->bytes >> 20);
+    }
+    return rc;
+}
+
+static int find_files(struct warm *w, struct ct_err *err)
+{
+    unsigned found = 0;
+    ct_autofd fd = kvfs_mount_open(w->mount, "status.json", err); /* is it a mount of kvfs? */
+    if (fd < 0 || kvfs_walk_dir(w->mount, NULL, NULL, &w->all, err)) {
+        return -1;
+    }
+    for (size_t i = 0; i < w->all.count; i++) {
+        if (is_wanted(w, &w->all.items[i])) {
+            w->bytes += (uint64_t)w->all.items[i].st.st_size;
+            found++;
+        }
+    }
+    return found || !w->path
+               ? 0
+               : ct_err_set(err, CT_NOTFOUND, "there is nothing at %s in %s", w->path, w->mount);
+}
+
+/* The parent has found out that there is something to do; the child does it, deaf to the terminal.
+ */
+static int detach(void)
+{
+    pid_t pid = fork();
+    if (pid != 0) {
+        return pid < 0 ? -1 : 1;
+    }
+    (void)setsid();
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= STDERR_FILENO && null >= 0; fd++) {
+        (void)dup2(null, fd);
+    }
+    return 0;
+}
+
+int cmd_warm(int argc, char **argv)
+{
+    struct warm w = {.all.fd = -1};
+    struct ct_err err = CT_ERR_INIT;
+    kvfs_parse_args(&argp, "warm", argc, argv, &w);
+    (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
+    if (find_files(&w, &err)) {
+        return kvfs_complain("warm", &err);
+    }
+    int parent = w.wait ? 0 : detach();
+    int rc = parent > 0   ? KVFS_DONE
+             : parent < 0 ? ct_err_sys(&err, errno, "fork")
+                          : warm_all(&w, &err);
+    kvfs_walk_free(&w.all);
+    return rc < 0 ? kvfs_complain("warm", &err) : w.damaged ? KVFS_FAILED : KVFS_DONE;
+}
