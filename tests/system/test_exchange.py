@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import kspostgres
-from ksclient import Publisher, Server, encrypt, header_of, sha, write_plain
-from kvfstest import ROOT, Checks, workdir
+from ksclient import Publisher, Server, encrypt, header_of, measurement, sha, write_plain
+from kvfstest import ROOT, Checks, kvfs, workdir
 
 checks = Checks()
 check = checks.check
@@ -136,7 +136,19 @@ def test_refusals(server, world):
         refused(exchange(server, bob, source), "EACCES", "refuses")
 
 
+def test_measure():
+    with check("kvfs measure: the digest of what it lists, which is what lies on the disk"):
+        one = json.loads(kvfs("measure", "--json").stdout)
+        digest = one.pop("digest")
+        assert digest == measurement(one) == kvfs("measure").stdout.strip()
+        items = {(item["kind"], item["name"]): item["sha256"] for item in one["items"]}
+        with open(os.environ["KVFS"], "rb") as file:
+            assert items["executable", "kvfs"] == sha(file.read())
+        assert ("library", "libcrypto.so.3") in items and ("library", "libc.so.6") in items
+
+
 def main():
+    test_measure()
     with kspostgres.chosen() as postgres, Server(postgres=postgres) as server:
         world = setup(server)
         test_release(server, world)
