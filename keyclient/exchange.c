@@ -47,6 +47,9 @@ void kc_exchange_free(struct kc_exchange *x)
 void kc_begin(struct kc_exchange *x)
 {
     forget_run(x);
+    if (!x->held) {
+        kc_shards_reset(&x->shards);
+    }
     x->stage = KC_CHALLENGE;
 }
 
@@ -302,8 +305,8 @@ static enum kc_step take_keys_answer(struct kc_exchange *x, const json_t *data, 
     return r ? KC_FAILED : sent ? KC_GO_ON : finish(x);
 }
 
-enum kc_step kc_take(struct kc_exchange *x, unsigned status, const uint8_t *answer, size_t n,
-                     int64_t sent_ms, enum kc_again *again, struct ct_err *err)
+static enum kc_step take(struct kc_exchange *x, unsigned status, const uint8_t *answer, size_t n,
+                         int64_t sent_ms, enum kc_again *again, struct ct_err *err)
 {
     kx_autojson data = kc_answer(status, answer, n, again, err);
     kx_autojson p = NULL;
@@ -327,6 +330,18 @@ enum kc_step kc_take(struct kc_exchange *x, unsigned status, const uint8_t *answ
         ct_err_set(err, CT_USAGE, "the exchange is over");
         return KC_FAILED;
     }
+}
+
+/* After a failure nothing goes on but from the start. */
+enum kc_step kc_take(struct kc_exchange *x, unsigned status, const uint8_t *answer, size_t n,
+                     int64_t sent_ms, enum kc_again *again, struct ct_err *err)
+{
+    enum kc_step step = take(x, status, answer, n, sent_ms, again, err);
+    if (step == KC_FAILED) {
+        forget_run(x);
+        x->stage = KC_DONE;
+    }
+    return step;
 }
 
 int kc_end_request(struct kc_exchange *x, struct kc_request *out, struct ct_err *err)

@@ -50,7 +50,8 @@ struct kc_exchange *kc_exchange_new(struct kc_runtime *runtime, const char *mode
                                     struct kc_shards *shards, int64_t seen, struct ct_err *err);
 void kc_exchange_free(struct kc_exchange *x); /* wipes the keys; NULL is allowed */
 
-/* From the start. With a lease held it is renewed, else one is asked for. */
+/* From the start, also after a failure, which kc_next() does not go on from. With a lease held it
+ * is renewed, else one is asked for. */
 void kc_begin(struct kc_exchange *x);
 int kc_next(struct kc_exchange *x, struct kc_request *out, struct ct_err *err);
 /* `status` is HTTP's, 0 when no answer came (then `answer` is the courier's sentence). On

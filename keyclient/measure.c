@@ -10,7 +10,7 @@
 #include "format/base/sha256.h"
 #include "format/protocol/digest.h"
 
-enum { BLOCK = 1 << 16 };
+enum { BLOCK = 1 << 14 };
 
 struct mapping {
     ino_t ino;
@@ -37,18 +37,18 @@ static int digest_fd(int fd, char out[static KX_HEX + 1], struct ct_err *err)
 {
     uint8_t digest[CT_SHA256_LEN];
     ct_autosha256 *sha = ct_sha256_new(err);
-    ct_autofree uint8_t *block = malloc(BLOCK);
-    ssize_t n = sha && block ? 1 : -1;
+    uint8_t block[BLOCK];
+    ssize_t n = sha ? 1 : 0;
     while (n > 0) {
-        n = read(fd, block, BLOCK);
+        n = read(fd, block, sizeof(block));
         if (n > 0 && ct_sha256_update(sha, block, (size_t)n, err)) {
             return -1;
         }
     }
     if (n < 0) {
-        return ct_err_sys(err, block ? errno : ENOMEM, "read");
+        return ct_err_sys(err, errno, "read");
     }
-    if (ct_sha256_take(sha, digest, err)) {
+    if (!sha || ct_sha256_take(sha, digest, err)) {
         return -1;
     }
     ct_hex(out, digest, sizeof(digest));

@@ -63,6 +63,16 @@ struct kc_shard *kc_shards_find(const struct kc_shards *s, const char *path)
     return NULL;
 }
 
+void kc_shards_reset(struct kc_shards *s)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        struct kc_shard *shard = &s->items[i];
+        ct_buf_free(&shard->header);
+        memcpy(shard->used, shard->local, sizeof(shard->used));
+        shard->wanted = true;
+    }
+}
+
 void kc_shards_free(struct kc_shards *s)
 {
     for (size_t i = 0; i < s->count; i++) {

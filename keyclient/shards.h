@@ -33,6 +33,8 @@ struct kc_shards {
 int kc_shards_add(struct kc_shards *s, const char *path, const uint8_t *header, size_t n,
                   uint64_t body, struct ct_err *err);
 struct kc_shard *kc_shards_find(const struct kc_shards *s, const char *path);
+/* Back to what lies on the disk: a synchronisation that failed leaves digests without headers. */
+void kc_shards_reset(struct kc_shards *s);
 void kc_shards_free(struct kc_shards *s);
 
 /* [{"path", "sha256"}, …] of those that are wanted; owned by the caller. */

@@ -8,6 +8,7 @@
 #include "kvfs/kvfs.h"
 #include "kvfs/term.h"
 
+// NOLINTNEXTLINE(readability-non-const-parameter): argp wants it so
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     bool *json = state->input;

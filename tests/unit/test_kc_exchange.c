@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "format/base/file.h"
@@ -13,6 +14,11 @@
 static json_t *vectors;
 static struct kc_runtime runtime;
 static struct ct_buf header;
+
+static void copy(char *to, size_t cap, const char *from)
+{
+    (void)snprintf(to, cap, "%s", from);
+}
 
 static json_t *key(const char *name)
 {
@@ -127,7 +133,7 @@ static json_t *signed_by(const struct server *s, const char *typ, json_t *payloa
 
 static json_t *answer_challenge(struct server *s)
 {
-    (void)strcpy(s->challenge, "challenge-of-this-test");
+    copy(s->challenge, sizeof(s->challenge), "challenge-of-this-test");
     const bool foreign = s->lie && s->lie->typ && strcmp(s->lie->typ, "identity") == 0;
     return json_pack(
         "{s:o,s:o}", "identity", public_of(foreign ? "stranger" : "identity"), "signed",
@@ -154,7 +160,7 @@ static json_t *answer_attest(struct server *s, const json_t *body)
     cr_assert_eq(kx_jws_verify(json_object_get(e, "binding"), "kvfs-binding+jws",
                                json_object_get(s->keys, "sign"), &binding, NULL),
                  0);
-    (void)strcpy(s->evidence, json_string_value(json_object_get(binding, "evidence")));
+    copy(s->evidence, sizeof(s->evidence), json_string_value(json_object_get(binding, "evidence")));
     cr_assert_eq(kx_hex_sha256("ticket", 6, s->ticket_sha256, NULL), 0);
     return json_pack(
         "{s:o}", "signed",
@@ -208,8 +214,8 @@ static json_t *sync_answer(struct server *s)
     struct kc_shards own = {0};
     cr_assert_eq(kc_shards_add(&own, "a.safetensors", header.data, header.len, body_len(), NULL),
                  0);
-    (void)strcpy(immutable, own.items[0].immutable);
-    (void)strcpy(sha, own.items[0].local);
+    copy(immutable, sizeof(immutable), own.items[0].immutable);
+    copy(sha, sizeof(sha), own.items[0].local);
     kc_shards_free(&own);
     ct_base64_put(&text, header.data, header.len);
     json_t *list = json_pack("[{s:s,s:s,s:s,s:I}]", "path", "a.safetensors", "sha256", sha,
@@ -256,7 +262,7 @@ static json_t *answer_renew(struct server *s, const json_t *body)
                  0);
     cr_assert_str_eq(json_string_value(json_object_get(binding, "lease")),
                      json_string_value(json_object_get(e, "lease")));
-    (void)strcpy(s->evidence, json_string_value(json_object_get(binding, "evidence")));
+    copy(s->evidence, sizeof(s->evidence), json_string_value(json_object_get(binding, "evidence")));
     return json_pack(
         "{s:o}", "signed",
         signed_by(s, "kvfs-lease+jws",
@@ -389,6 +395,28 @@ Test(exchange, lies)
     }
 }
 
+/* What a failed synchronisation left behind is never released for. */
+Test(exchange, from_the_start_after_a_failure)
+{
+    struct ct_err err = CT_ERR_INIT;
+    const struct lie lie = {
+        .name = "no set", .typ = "kvfs-sync+jws", .member = "headers", .value = "[]", .syncs = 1};
+    struct server liar = {.lie = &lie};
+    struct server honest = {0};
+    struct kc_request q = {0};
+    struct kc_exchange *x = begin(0);
+    cr_expect_eq(run(x, &liar, 0, &err), KC_FAILED);
+    cr_expect_eq(kc_next(x, &q, &err), -1);
+    kc_begin(x);
+    const struct kc_shard *shard = kc_exchange_shards(x)->items;
+    cr_expect(shard->wanted && shard->header.len == 0);
+    cr_expect_str_eq(shard->used, shard->local);
+    cr_expect_eq(run(x, &honest, 0, &err), KC_HELD, "%s", err.msg);
+    kc_exchange_free(x);
+    json_decref(liar.keys);
+    json_decref(honest.keys);
+}
+
 Test(exchange, two_synchronisations_are_allowed)
 {
     struct ct_err err = CT_ERR_INIT;
@@ -441,7 +469,7 @@ Test(exchange, what_a_runtime_refuses)
     struct ct_err err = CT_ERR_INIT;
     struct kc_runtime r;
     char pin[KX_THUMBPRINT + 1];
-    (void)strcpy(pin, runtime.pin);
+    copy(pin, sizeof(pin), runtime.pin);
     static const char *const keys[] = {"", "\n", "two words", "tab\there", "\x80"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         cr_expect_eq(kc_runtime_init(&r, pin, "h", keys[i], strlen(keys[i]), measurements(), &err),
