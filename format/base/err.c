@@ -27,6 +27,9 @@ static const struct {
     [CT_USAGE] = {"usage", EINVAL},
     [CT_BUSY] = {"busy", EBUSY},
     [CT_SEALED] = {"sealed", EKEYREVOKED},
+    [CT_DENIED] = {"denied", EACCES},
+    [CT_EXPIRED] = {"lease expired", EKEYEXPIRED},
+    [CT_REVOKED] = {"lease revoked", EKEYREVOKED},
 };
 
 __attribute__((format(printf, 4, 0))) static void vset(struct ct_err *err, enum ct_code code,

@@ -34,6 +34,9 @@ enum ct_code {
     CT_USAGE,       /* a caller's or a user's argument is wrong: EINVAL */
     CT_BUSY,        /* EBUSY */
     CT_SEALED,      /* the mount is sealed: EKEYREVOKED */
+    CT_DENIED,      /* the key server refuses: EACCES */
+    CT_EXPIRED,     /* the lease is over: EKEYEXPIRED */
+    CT_REVOKED,     /* the lease was revoked: EKEYREVOKED */
     CT_CODE_COUNT
 };
 

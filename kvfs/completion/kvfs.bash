@@ -1,7 +1,7 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='encrypt inspect keygen mount rekey reload rewrap status umount verify warm'
+_kvfs_commands='encrypt inspect keygen measure mount rekey reload rewrap status umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -79,6 +79,7 @@ _kvfs() {
     fi
     case $command in
     umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
+    measure) ;;
     keygen) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;
     esac
