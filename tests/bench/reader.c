@@ -181,7 +181,7 @@ static void measure(const char *mode, const char *path, unsigned threads)
     uint64_t size = (uint64_t)st.st_size;
     bool mapped = !direct && strcmp(mode, "pread") != 0;
     struct share how = {.fd = fd, .direct = direct, .map = mapped ? map_file(fd, size) : NULL};
-    if (strcmp(mode, "fault") == 0) {
+    if (mapped && strcmp(mode, "fault") == 0) {
         faults(how.map, size);
         return;
     }
