@@ -158,7 +158,8 @@ int ct_jws_parse(const uint8_t *text, size_t n, const char *typ, struct ct_jws *
                  struct ct_err *err)
 {
     *out = (struct ct_jws){0};
-    struct cursor c = {(const char *)text, (const char *)text + n};
+    const char *from = n ? (const char *)text : ""; /* nothing may come as NULL */
+    struct cursor c = {from, from + n};
     if (take_object(&c, out, err) || read_header(typ, out, err)) {
         return -1;
     }

@@ -286,6 +286,7 @@ int cmd_warm(int argc, char **argv)
     kvfs_parse_args(&argp, "warm", argc, argv, &w);
     (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
     if (find_files(&w, &err)) {
+        kvfs_walk_free(&w.all);
         return kvfs_complain("warm", &err);
     }
     int parent = w.wait ? 0 : detach();
