@@ -23,7 +23,7 @@ struct ks_options {
 
 /* A short-lived key for JWEs to the server. */
 struct ks_server_key {
-    char kid[KS_THUMBPRINT + 1];
+    char kid[KX_THUMBPRINT + 1];
     json_t *jwk; /* private */
     int64_t expires;
 };
@@ -36,7 +36,7 @@ struct ks_server {
     const char *database;
     struct ks_seal *seal;
     json_t *identity; /* private JWK */
-    char thumbprint[KS_THUMBPRINT + 1];
+    char thumbprint[KX_THUMBPRINT + 1];
     struct ct_secret *stamp_key;
 
     pthread_mutex_t keys_lock; /* guards what follows */

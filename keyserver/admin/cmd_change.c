@@ -51,7 +51,7 @@ int ks_cmd_model_add(struct ks_admin *a, struct ct_err *err)
     struct ks_model m;
     char owner[KS_NAME_LEN + 1];
     char name[KS_NAME_LEN + 1];
-    if (!ks_split_model(a->words[0], owner, name)) {
+    if (!kx_split_model(a->words[0], owner, name)) {
         return ct_err_set(err, CT_USAGE, "a model is OWNER/NAME");
     }
     if (ks_admin_user(a, owner, &u, err) ||
@@ -68,7 +68,7 @@ static bool are_profiles(const char *list)
     for (const char *p = list; *p;) {
         size_t n = strcspn(p, " ");
         (void)snprintf(one, sizeof(one), "%.*s", (int)(n < 39 ? n : 39), p);
-        if (!ks_is_profile(one)) {
+        if (!kx_is_profile(one)) {
             return false;
         }
         p += n + (p[n] == ' ');
@@ -152,7 +152,7 @@ int ks_cmd_baseline_add(struct ks_admin *a, struct ct_err *err)
     struct ks_model m;
     char id[KS_ID + 1];
     const char *assurance = ks_option(a, "assurance", "self-reported");
-    if (!ks_is_hex(a->words[1], KS_HEX) || ks_assurance_rank(assurance) < 0) {
+    if (!kx_is_hex(a->words[1], KX_HEX) || ks_assurance_rank(assurance) < 0) {
         return ct_err_set(err, CT_USAGE,
                           "a digest is 64 hexadecimal digits, --assurance self-reported, tpm or "
                           "tee");
@@ -201,7 +201,7 @@ int ks_cmd_revoke(struct ks_admin *a, struct ct_err *err)
         id = m.id;
     }
     const char *reason = ks_option(a, "reason", "revoked by the administrator");
-    if (!ks_is_text(reason, 120)) {
+    if (!kx_is_text(reason, 120)) {
         return ct_err_set(err, CT_USAGE, "--reason is one line of at most 120 bytes");
     }
     int r = ks_revoke(&a->ctx, what, id, reason, &leases, err);

@@ -23,7 +23,7 @@ static const struct {
 
 static int seal_row(struct ks_admin *a, size_t which, struct ks_rows *row, struct ct_err *err)
 {
-    char id[KS_THUMBPRINT + 1];
+    char id[KX_THUMBPRINT + 1];
     char owner[KS_OWNER_TEXT];
     size_t n = 0;
     ct_autosecret secret = NULL;

@@ -133,7 +133,7 @@ int ks_admin_model(struct ks_admin *a, const char *word, struct ks_model *out, s
 {
     char owner[KS_NAME_LEN + 1];
     char name[KS_NAME_LEN + 1];
-    if (!ks_split_model(word, owner, name)) {
+    if (!kx_split_model(word, owner, name)) {
         return ct_err_set(err, CT_USAGE, "a model is OWNER/NAME");
     }
     int r = ks_model_find(&a->ctx, owner, name, out, err);
@@ -168,7 +168,7 @@ int ks_admin_print(const struct ks_admin *a, json_t *object, struct ct_err *err)
 {
     const char *name = NULL;
     json_t *value = NULL;
-    ks_autojson mine = object;
+    kx_autojson mine = object;
     if (a->json || !mine) {
         return print_json(mine, err);
     }
@@ -223,7 +223,7 @@ static json_t *collect(struct ks_rows *rows, const struct column *columns, size_
                        struct ct_err *err)
 {
     int r = 0;
-    ks_autojson list = json_array();
+    kx_autojson list = json_array();
     while ((r = ks_next(rows, err)) == 1) {
         json_t *object = json_object();
         for (size_t i = 0; i < count; i++) {
@@ -277,7 +277,7 @@ int ks_admin_list(struct ks_admin *a, struct ks_rows *rows, const char *columns,
     struct column list[16] = {0};
     size_t count = read_columns(columns, list, 16);
     ks_autorows mine = rows;
-    ks_autojson all = mine ? collect(mine, list, count, err) : NULL;
+    kx_autojson all = mine ? collect(mine, list, count, err) : NULL;
     if (!all) {
         return -1;
     }

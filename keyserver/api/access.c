@@ -15,7 +15,7 @@ static int find(struct ks_request *r, const struct ks_user *user, const char *mo
 {
     char owner[KS_NAME_LEN + 1];
     char name[KS_NAME_LEN + 1];
-    if (!ks_split_model(model, owner, name)) {
+    if (!kx_split_model(model, owner, name)) {
         return ks_refuse(r, KS_NAME, "a model is OWNER/NAME");
     }
     (void)snprintf(r->audit_model, sizeof(r->audit_model), "%s", model);
@@ -135,6 +135,6 @@ int ks_access_check(struct ks_request *r, const struct ks_user *user, const char
     if (rc) {
         return rc;
     }
-    ks_autojson input = policy_input(user, out, model, claims, event);
+    kx_autojson input = policy_input(user, out, model, claims, event);
     return check_policies(r, out, input, err);
 }

@@ -46,7 +46,7 @@ struct ks_evidence {
     json_t *plain;  /* the JWE's plaintext; owned */
     json_t *claims; /* owned */
     struct ks_apikey apikey;
-    char evidence[KS_HEX + 1];
+    char evidence[KX_HEX + 1];
     const char *challenge; /* in `plain` */
 };
 /* Opens the JWE, checks API key, challenge (which is used up) and measurements, and the binding by
@@ -90,7 +90,7 @@ int ks_get_metrics(struct ks_request *r, struct ct_err *err);
 struct ks_lease {
     char id[KS_ID + 1], user_id[KS_ID + 1], apikey_id[KS_ID + 1], model_id[KS_ID + 1];
     char subscription_id[KS_ID + 1]; /* "" for the owner */
-    char head[KS_HEX + 1], reason[128];
+    char head[KX_HEX + 1], reason[128];
     int64_t created, expires, grace, ended, revoked, generation, audit_count;
     json_t *claims; /* owned */
 };

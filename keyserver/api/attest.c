@@ -7,8 +7,8 @@ enum { MODELS_MAX = 64, HOST_MAX = 255 };
 static int make_ticket(struct ks_request *r, const struct ks_evidence *e, const struct ks_access *a,
                        char ticket[static KS_TOKEN_LEN + 1], struct ct_err *err)
 {
-    char hash[KS_HEX + 1];
-    if (ks_new_token(ticket, err) || ks_hex_sha256(ticket, KS_TOKEN_LEN, hash, err)) {
+    char hash[KX_HEX + 1];
+    if (ks_new_token(ticket, err) || kx_hex_sha256(ticket, KS_TOKEN_LEN, hash, err)) {
         return -1;
     }
     char *claims = json_dumps(e->claims, JSON_COMPACT);
@@ -59,7 +59,7 @@ static int check_models(struct ks_request *r, const json_t *models)
         const char *name = json_string_value(json_array_get(models, i));
         char owner[KS_NAME_LEN + 1];
         char half[KS_NAME_LEN + 1];
-        if (!ks_split_model(name, owner, half)) {
+        if (!kx_split_model(name, owner, half)) {
             return ks_refuse(r, KS_NAME, "a model is OWNER/NAME");
         }
         for (size_t k = 0; k < i; k++) {
@@ -82,7 +82,7 @@ static int check(struct ks_request *r, struct ks_evidence *e, struct ct_err *err
         return rc;
     }
     json_t *host = json_object_get(e->plain, "host");
-    if (!ks_is_text(json_string_value(host), HOST_MAX)) {
+    if (!kx_is_text(json_string_value(host), HOST_MAX)) {
         return ks_refuse(r, KS_MALFORMED, "host is not a short text");
     }
     return json_object_set(e->claims, "host", host) ? -1 : ks_evidence_check(r, e, NULL, err);
@@ -98,7 +98,7 @@ int ks_post_attest(struct ks_request *r, struct ct_err *err)
     if (rc) {
         return rc;
     }
-    ks_autojson results = json_array();
+    kx_autojson results = json_array();
     json_array_foreach(json_object_get(e.plain, "models"), i, model)
     {
         json_t *one = NULL;

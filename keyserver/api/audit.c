@@ -15,7 +15,7 @@ struct records {
 static int take(struct ks_request *r, const struct ks_lease *l, struct records *t,
                 struct ct_err *err)
 {
-    if (ks_jws_verify(json_object_get(r->body, "records"), "kvfs-audit+jws",
+    if (kx_jws_verify(json_object_get(r->body, "records"), "kvfs-audit+jws",
                       json_object_get(l->claims, "audit"), &t->payload, err)) {
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_PROOF, err)
                                         : ks_refuse_err(r, KS_JOSE, err);
@@ -35,8 +35,8 @@ static int take(struct ks_request *r, const struct ks_lease *l, struct records *
     }
     size_t n = json_array_size(t->list);
     if (json_integer_value(json_object_get(t->payload, "version")) != 1 ||
-        !json_is_integer(first) || t->first < 1 || !ks_is_hex(t->previous, KS_HEX) ||
-        !ks_is_hex(t->head, KS_HEX) || !json_is_array(t->list) || n < 1 || n > RECORDS_MAX) {
+        !json_is_integer(first) || t->first < 1 || !kx_is_hex(t->previous, KX_HEX) ||
+        !kx_is_hex(t->head, KX_HEX) || !json_is_array(t->list) || n < 1 || n > RECORDS_MAX) {
         return ks_refuse(r, KS_MALFORMED, "records: 1 to %d, with numbers and heads", RECORDS_MAX);
     }
     return 0;
@@ -57,7 +57,7 @@ static int gap(struct ks_request *r, const struct ks_lease *l, struct ct_err *er
 static int append(struct ks_request *r, struct ks_lease *l, const struct records *t,
                   struct ct_err *err)
 {
-    char head[KS_HEX + 1];
+    char head[KX_HEX + 1];
     size_t i = 0;
     const json_t *record = NULL;
     ks_copy(head, sizeof(head), l->head);
@@ -68,7 +68,7 @@ static int append(struct ks_request *r, struct ks_lease *l, const struct records
         if (!text || !*text || json_string_length(record) > RECORD_MAX) {
             return ks_refuse(r, KS_MALFORMED, "a record is 1 to %d bytes of text", RECORD_MAX);
         }
-        if (ks_audit_next(head, number, text, err) ||
+        if (kx_audit_next(head, number, text, err) ||
             ks_exec(r->ctx.db, err,
                     "INSERT INTO audit_records (lease_id, sequence, record) VALUES ($1, $2, $3)",
                     "sis", l->id, number, text) < 0) {

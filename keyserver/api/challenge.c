@@ -24,7 +24,7 @@ int ks_post_challenge(struct ks_request *r, struct ct_err *err)
                                     text, "server_key", key, "expires_in",
                                     (json_int_t)s->opt.challenge_seconds),
                           err);
-    if (rc == 0 && json_object_set_new(r->data, "identity", ks_jwk_public(s->identity))) {
+    if (rc == 0 && json_object_set_new(r->data, "identity", kx_jwk_public(s->identity))) {
         rc = ct_err_set(err, CT_NOMEM, "no memory for an answer");
     }
     return rc;

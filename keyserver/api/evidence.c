@@ -39,16 +39,16 @@ static int jose_failed(struct ks_request *r, const struct ct_err *err)
 
 static int decrypt(struct ks_request *r, const char *typ, struct ks_evidence *e, struct ct_err *err)
 {
-    char kid[KS_THUMBPRINT + 1];
-    ks_autojson key = NULL;
-    if (ks_jwe_kid(r->body, typ, kid, err)) {
+    char kid[KX_THUMBPRINT + 1];
+    kx_autojson key = NULL;
+    if (kx_jwe_kid(r->body, typ, kid, err)) {
         return jose_failed(r, err);
     }
     int rc = ks_server_key_find(&r->ctx, r->server, kid, &key, err);
     if (rc) {
         return rc < 0 ? -1 : ks_refuse(r, KS_SERVER_KEY, NULL);
     }
-    return ks_jwe_decrypt(r->body, key, &e->plain, err) ? jose_failed(r, err) : 0;
+    return kx_jwe_decrypt(r->body, key, &e->plain, err) ? jose_failed(r, err) : 0;
 }
 
 static int check_key(struct ks_request *r, struct ks_evidence *e, struct ct_err *err)
@@ -105,14 +105,14 @@ int ks_evidence_open(struct ks_request *r, const char *typ, struct ks_evidence *
 /* ---- keys ---- */
 
 static int take_key(struct ks_request *r, const json_t *keys, const char *name, json_t *claims,
-                    char thumb[static KS_THUMBPRINT + 1], struct ct_err *err)
+                    char thumb[static KX_THUMBPRINT + 1], struct ct_err *err)
 {
     json_t *jwk = json_object_get(keys, name);
-    if (ks_jwk_check(jwk, err)) {
+    if (kx_jwk_check(jwk, err)) {
         ct_err_wrap(err, "keys.%s", name);
         return ks_refuse_err(r, KS_MALFORMED, err);
     }
-    if (ks_jwk_thumbprint(jwk, thumb, err) || json_object_set(claims, name, jwk) ||
+    if (kx_jwk_thumbprint(jwk, thumb, err) || json_object_set(claims, name, jwk) ||
         json_object_set_new(json_object_get(claims, "thumbs"), name, json_string(thumb))) {
         return -1;
     }
@@ -122,7 +122,7 @@ static int take_key(struct ks_request *r, const json_t *keys, const char *name, 
 int ks_evidence_take_keys(struct ks_request *r, struct ks_evidence *e, struct ct_err *err)
 {
     static const char *const names[] = {"sign", "decrypt", "audit"};
-    char thumbs[3][KS_THUMBPRINT + 1];
+    char thumbs[3][KX_THUMBPRINT + 1];
     const json_t *keys = json_object_get(e->plain, "keys");
     int rc = ks_members(r, keys, "keys", "sign decrypt audit");
     e->claims = json_pack("{s:{}}", "thumbs");
@@ -162,7 +162,7 @@ static int check_guard(struct ks_request *r, const json_t *guard, const char *pr
     }
     json_array_foreach(findings, i, finding)
     {
-        if (!ks_is_text(json_string_value(finding), FINDING_MAX)) {
+        if (!kx_is_text(json_string_value(finding), FINDING_MAX)) {
             return ks_refuse(r, KS_MALFORMED, "guard.findings: not short texts");
         }
     }
@@ -173,10 +173,10 @@ static int check_guard(struct ks_request *r, const json_t *guard, const char *pr
 
 static int take_claims(struct ks_request *r, struct ks_evidence *e, struct ct_err *err)
 {
-    char digest[KS_HEX + 1];
+    char digest[KX_HEX + 1];
     json_t *measurements = json_object_get(e->plain, "measurements");
     const json_t *guard = json_object_get(e->plain, "guard");
-    if (ks_measurement_digest(measurements, digest, err)) {
+    if (kx_measurement_digest(measurements, digest, err)) {
         return err->code == CT_MALFORMED ? ks_refuse_err(r, KS_MALFORMED, err) : -1;
     }
     const char *profile = json_string_value(json_object_get(measurements, "profile"));
@@ -184,7 +184,7 @@ static int take_claims(struct ks_request *r, struct ks_evidence *e, struct ct_er
     if (rc) {
         return rc;
     }
-    ks_autojson more =
+    kx_autojson more =
         json_pack("{s:s,s:s,s:O,s:s}", "measurement", digest, "profile", profile, "guard",
                   json_object_get(guard, "state"), "assurance", "self-reported");
     return json_object_update(e->claims, more) ? ct_err_set(err, CT_NOMEM, "no memory for evidence")
@@ -201,18 +201,18 @@ static const char *thumb(const json_t *claims, const char *name)
 static int check_binding(struct ks_request *r, struct ks_evidence *e, const char *lease,
                          struct ct_err *err)
 {
-    ks_autojson payload = NULL;
+    kx_autojson payload = NULL;
     const json_t *binding = json_object_get(e->plain, "binding");
     const char *measurement = json_string_value(json_object_get(e->claims, "measurement"));
-    if (ks_evidence_digest(e->challenge, thumb(e->claims, "sign"), thumb(e->claims, "decrypt"),
+    if (kx_evidence_digest(e->challenge, thumb(e->claims, "sign"), thumb(e->claims, "decrypt"),
                            thumb(e->claims, "audit"), measurement, e->evidence, err)) {
         return -1;
     }
-    if (ks_jws_verify(binding, "kvfs-binding+jws", json_object_get(e->claims, "sign"), &payload,
+    if (kx_jws_verify(binding, "kvfs-binding+jws", json_object_get(e->claims, "sign"), &payload,
                       err)) {
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_BINDING, err) : jose_failed(r, err);
     }
-    ks_autojson wanted = json_pack("{s:i,s:s,s:s?,s:s}", "version", VERSION, "challenge",
+    kx_autojson wanted = json_pack("{s:i,s:s,s:s?,s:s}", "version", VERSION, "challenge",
                                    e->challenge, "lease", lease, "evidence", e->evidence);
     return json_equal(payload, wanted) ? 0 : ks_refuse(r, KS_BINDING, "it is for other evidence");
 }

@@ -19,7 +19,7 @@ static json_t *file_json(struct ks_rows *rows)
 static json_t *files_json(struct ks_rows *rows, struct ct_err *err)
 {
     ks_autorows mine = rows;
-    ks_autojson files = json_array();
+    kx_autojson files = json_array();
     int rc = mine ? 1 : -1;
     while (rc == 1 && (rc = ks_next(mine, err)) == 1) {
         json_t *one = file_json(mine);

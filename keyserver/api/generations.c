@@ -12,7 +12,7 @@ static int check_form(struct ks_request *r, struct ks_publication *p)
     const json_t *number = json_object_get(r->body, "generation");
     const json_t *manifest = json_object_get(r->body, "manifest");
     p->stage = ks_body_text(r, "stage");
-    if (!p->stage || !ks_is_name(p->stage)) {
+    if (!p->stage || !kx_is_name(p->stage)) {
         return ks_refuse(r, KS_NAME, "the stage");
     }
     if (!json_is_integer(number) || json_integer_value(number) < 1 ||

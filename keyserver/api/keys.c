@@ -6,7 +6,7 @@
 enum { CALLS = 3 };
 
 struct ticket {
-    char hash[KS_HEX + 1], apikey_id[KS_ID + 1], user_id[KS_ID + 1], model_id[KS_ID + 1];
+    char hash[KX_HEX + 1], apikey_id[KS_ID + 1], user_id[KS_ID + 1], model_id[KS_ID + 1];
     char subscription_id[KS_ID + 1]; /* "" for the owner */
     char challenge[160];
     int64_t expires, calls, done, generation;
@@ -19,7 +19,7 @@ struct proof {
     json_t *payload;
     const json_t *headers;
     json_int_t call;
-    char headers_sha256[KS_HEX + 1];
+    char headers_sha256[KX_HEX + 1];
 };
 
 /* ---- the ticket ---- */
@@ -36,7 +36,7 @@ static int find_ticket(struct ks_request *r, struct ticket *t, struct ct_err *er
     if (!text) {
         return ks_refuse(r, KS_MALFORMED, "ticket is not a string");
     }
-    if (ks_hex_sha256(text, strlen(text), t->hash, err)) {
+    if (kx_hex_sha256(text, strlen(text), t->hash, err)) {
         return -1;
     }
     int rc = ks_one(r->ctx.db, &rows, err,
@@ -54,7 +54,7 @@ static int find_ticket(struct ks_request *r, struct ticket *t, struct ct_err *er
     copy(t->subscription_id, sizeof(t->subscription_id), rows, 3);
     copy(t->challenge, sizeof(t->challenge), rows, 4);
     const char *claims = ks_text(rows, 5);
-    t->claims = ks_json_parse(claims, strlen(claims), err);
+    t->claims = kx_json_parse(claims, strlen(claims), err);
     copy(t->user.name, sizeof(t->user.name), rows, 6);
     (void)snprintf(t->user.id, sizeof(t->user.id), "%s", t->user_id);
     (void)snprintf(t->model, sizeof(t->model), "%s/%s", ks_text(rows, 7), ks_text(rows, 8));
@@ -79,7 +79,7 @@ static int check_ticket(struct ks_request *r, const struct ticket *t)
 static int check_proof(struct ks_request *r, const struct ticket *t, struct proof *p,
                        struct ct_err *err)
 {
-    if (ks_jws_verify(json_object_get(r->body, "proof"), "kvfs-proof+jws",
+    if (kx_jws_verify(json_object_get(r->body, "proof"), "kvfs-proof+jws",
                       json_object_get(t->claims, "sign"), &p->payload, err)) {
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_PROOF, err)
                                         : ks_refuse_err(r, KS_JOSE, err);
@@ -93,7 +93,7 @@ static int check_proof(struct ks_request *r, const struct ticket *t, struct proo
     const char *set = json_string_value(json_object_get(p->payload, "headers_sha256"));
     const json_t *call = json_object_get(p->payload, "call");
     p->headers = json_object_get(p->payload, "headers");
-    if (ks_headers_digest(p->headers, p->headers_sha256, err)) {
+    if (kx_headers_digest(p->headers, p->headers_sha256, err)) {
         return err->code == CT_MALFORMED ? ks_refuse_err(r, KS_MALFORMED, err) : -1;
     }
     if (json_integer_value(json_object_get(p->payload, "version")) != 1 || !json_is_integer(call)) {
@@ -175,7 +175,7 @@ static struct ks_rows *query_set(struct ks_request *r, const struct ticket *t,
 static json_t *personal_set(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
                             struct ct_err *err)
 {
-    ks_autojson set = json_array();
+    kx_autojson set = json_array();
     ks_autorows rows = query_set(r, t, a, err);
     int rc = rows ? 1 : -1;
     while (rc == 1 && (rc = ks_next(rows, err)) == 1) {
@@ -234,8 +234,8 @@ static int synchronise(struct ks_request *r, const struct ticket *t, const struc
 {
     size_t i = 0;
     const json_t *one = NULL;
-    ks_autojson have = by_path(p->headers);
-    ks_autojson headers = json_array();
+    kx_autojson have = by_path(p->headers);
+    kx_autojson headers = json_array();
     if (p->call == CALLS) {
         return ks_refuse(r, KS_SYNC, NULL);
     }
@@ -290,12 +290,12 @@ static int count_leases(struct ks_request *r, const struct ks_subscription *s, s
 static int make_lease(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
                       char id[static KS_ID + 1], struct ct_err *err)
 {
-    char head[KS_HEX + 1];
+    char head[KX_HEX + 1];
     const int64_t now = ks_now();
-    if (ks_new_id(id, err) || ks_audit_start(id, head, err)) {
+    if (ks_new_id(id, err) || kx_audit_start(id, head, err)) {
         return -1;
     }
-    ks_autojson lease = ks_lease_json(id, &a->model, a);
+    kx_autojson lease = ks_lease_json(id, &a->model, a);
     char *claims = json_dumps(t->claims, JSON_COMPACT);
     const json_int_t grace = json_integer_value(json_object_get(lease, "grace"));
     int64_t n = !claims || !lease
@@ -347,14 +347,14 @@ static json_t *encrypt_keys(struct ks_request *r, const struct ticket *t, const 
     uint8_t producer[CT_ED25519_PUB];
     char producer_kid[KS_KID + 1];
     ks_autokeys keys = {0};
-    ks_autojson manifest = NULL;
+    kx_autojson manifest = NULL;
     int rc = a->owned ? ks_keys_of_owner(&r->ctx, &a->model, &keys, err)
                       : ks_keys_of_subscription(&r->ctx, t->subscription_id, &keys, err);
     if (rc || ks_user_sign_key(&r->ctx, a->model.owner_id, NULL, producer, producer_kid, err) ||
         manifest_of(r, t, &manifest, err)) {
         return NULL;
     }
-    ks_autojson plain = json_pack("{s:i,s:s,s:s,s:I,s:{s:s,s:s,s:s,s:o},s:o,s:o,s:O}", "version", 1,
+    kx_autojson plain = json_pack("{s:i,s:s,s:s,s:I,s:{s:s,s:s,s:s,s:o},s:o,s:o,s:O}", "version", 1,
                                   "ticket_sha256", t->hash, "model", t->model, "generation",
                                   (json_int_t)t->generation, "master_key", "kty", "oct", "alg",
                                   "aes256gcm", "kid", keys.master_kid, "k",
@@ -365,7 +365,7 @@ static json_t *encrypt_keys(struct ks_request *r, const struct ticket *t, const 
         ct_err_set(err, CT_NOMEM, "no memory for keys");
         return NULL;
     }
-    return ks_jwe_encrypt(json_object_get(t->claims, "decrypt"), "kvfs-keys+jwe", plain, err);
+    return kx_jwe_encrypt(json_object_get(t->claims, "decrypt"), "kvfs-keys+jwe", plain, err);
 }
 
 static int release(struct ks_request *r, const struct ticket *t, const struct proof *p,
@@ -407,7 +407,7 @@ static int release(struct ks_request *r, const struct ticket *t, const struct pr
 static int decide(struct ks_request *r, struct ticket *t, struct proof *p, struct ct_err *err)
 {
     struct ks_access a;
-    char wanted[KS_HEX + 1];
+    char wanted[KX_HEX + 1];
     int rc = ks_body_members(r, "ticket proof");
     rc = rc ? rc : find_ticket(r, t, err);
     rc = rc ? rc : check_ticket(r, t);
@@ -417,8 +417,8 @@ static int decide(struct ks_request *r, struct ticket *t, struct proof *p, struc
     if (rc) {
         return rc;
     }
-    ks_autojson set = personal_set(r, t, &a, err);
-    if (!set || ks_headers_digest(set, wanted, err)) {
+    kx_autojson set = personal_set(r, t, &a, err);
+    if (!set || kx_headers_digest(set, wanted, err)) {
         return -1;
     }
     if (json_array_size(set) == 0) {

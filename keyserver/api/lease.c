@@ -12,7 +12,7 @@ int ks_lease_get(struct ks_request *r, const char *id, struct ks_lease *out, str
 {
     ks_autorows rows = NULL;
     *out = (struct ks_lease){0};
-    int rc = ks_is_hex(id, KS_ID)
+    int rc = kx_is_hex(id, KS_ID)
                  ? ks_one(r->ctx.db, &rows, err,
                           "SELECT id, user_id, apikey_id, model_id, subscription_id, audit_head,"
                           " reason, created, expires, grace, ended, revoked, generation,"
@@ -37,7 +37,7 @@ int ks_lease_get(struct ks_request *r, const char *id, struct ks_lease *out, str
     out->generation = ks_int(rows, 12);
     out->audit_count = ks_int(rows, 13);
     const char *claims = ks_text(rows, 14);
-    out->claims = ks_json_parse(claims, strlen(claims), err);
+    out->claims = kx_json_parse(claims, strlen(claims), err);
     (void)snprintf(r->audit_lease, sizeof(r->audit_lease), "%s", out->id);
     return out->claims ? 0 : -1;
 }
@@ -68,7 +68,7 @@ json_t *ks_lease_json(const char *id, const struct ks_model *m, const struct ks_
 {
     const int64_t seconds = ks_lease_seconds(a);
     const int64_t end = a->owned || !a->subscription.expires ? 0 : a->subscription.expires;
-    ks_autojson left = end ? json_integer(end - ks_now()) : json_null();
+    kx_autojson left = end ? json_integer(end - ks_now()) : json_null();
     /* Where the subscription ends, no grace goes beyond it. */
     return json_pack("{s:s,s:I,s:I,s:I,s:O}", "id", id, "seconds", (json_int_t)seconds, "renew",
                      (json_int_t)(seconds / 3), "grace", (json_int_t)(end ? 0 : m->lease_grace),
@@ -147,18 +147,18 @@ int ks_get_wait(struct ks_request *r, struct ct_err *err)
 int ks_post_end(struct ks_request *r, struct ct_err *err)
 {
     ks_autolease l = {0};
-    ks_autojson payload = NULL;
+    kx_autojson payload = NULL;
     int rc = ks_body_members(r, "proof");
     rc = rc ? rc : ks_lease_get(r, r->params[0], &l, err);
     if (rc) {
         return rc;
     }
-    if (ks_jws_verify(json_object_get(r->body, "proof"), "kvfs-end+jws",
+    if (kx_jws_verify(json_object_get(r->body, "proof"), "kvfs-end+jws",
                       json_object_get(l.claims, "sign"), &payload, err)) {
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_PROOF, err)
                                         : ks_refuse_err(r, KS_JOSE, err);
     }
-    ks_autojson wanted = json_pack("{s:i,s:s}", "version", 1, "lease", l.id);
+    kx_autojson wanted = json_pack("{s:i,s:s}", "version", 1, "lease", l.id);
     if (!json_equal(payload, wanted)) {
         return ks_refuse(r, KS_PROOF, "it is for another lease");
     }

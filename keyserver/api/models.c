@@ -102,7 +102,7 @@ int ks_post_model(struct ks_request *r, struct ct_err *err)
     }
     const char *text = json_string_value(description);
     (void)snprintf(r->audit_model, sizeof(r->audit_model), "%s/%.64s", r->user.name,
-                   ks_is_name(name) ? name : "?");
+                   kx_is_name(name) ? name : "?");
     if (ks_model_create(&r->ctx, &r->user, name, text ? text : "", &m, err)) {
         return err->code == CT_USAGE    ? ks_refuse_err(r, KS_NAME, err)
                : err->code == CT_EXISTS ? ks_refuse(r, KS_EXISTS, NULL)

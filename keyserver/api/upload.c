@@ -33,7 +33,7 @@ static int decode(struct ks_request *r, const json_t *file, struct upload *u)
     if (!u->path || !text) {
         return ks_refuse(r, KS_MALFORMED, "filename and file_header are strings");
     }
-    if (!ks_is_path(u->path)) {
+    if (!kx_is_path(u->path)) {
         return ks_refuse(r, KS_NAME, "a filename");
     }
     if (n > (size_t)HEADER_MAX / 3 * 4 + 4) {
@@ -116,7 +116,7 @@ static int check_form(struct ks_request *r, const char **stage, const json_t **f
     const json_t *named = json_object_get(r->body, "stage");
     *files = json_object_get(r->body, "files");
     *stage = named ? json_string_value(named) : "";
-    if (!*stage || (named && !ks_is_name(*stage))) {
+    if (!*stage || (named && !kx_is_name(*stage))) {
         return ks_refuse(r, KS_NAME, "the stage");
     }
     size_t n = json_array_size(*files);

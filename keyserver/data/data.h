@@ -10,9 +10,10 @@
 
 #include <jansson.h>
 
+#include "format/protocol/digest.h"
+#include "format/protocol/jose.h"
 #include "format/writer.h"
-#include "keyserver/crypto/digest.h"
-#include "keyserver/crypto/jose.h"
+#include "keyserver/crypto/random.h"
 #include "keyserver/crypto/seal.h"
 #include "keyserver/store/store.h"
 

@@ -28,8 +28,8 @@ int ks_model_create(struct ks_ctx *c, const struct ks_user *owner, const char *n
 {
     *out = (struct ks_model){
         .created = ks_now(), .lease_seconds = LEASE_SECONDS, .assurance = "self-reported"};
-    if (!ks_is_name(name) || strlen(description) >= sizeof(out->description) ||
-        (*description && !ks_is_text(description, sizeof(out->description)))) {
+    if (!kx_is_name(name) || strlen(description) >= sizeof(out->description) ||
+        (*description && !kx_is_text(description, sizeof(out->description)))) {
         return ct_err_set(err, CT_USAGE,
                           "a model's name is 1 to 64 characters of A-Z a-z 0-9 . _ -, its "
                           "description one line below %zu bytes",

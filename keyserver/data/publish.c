@@ -18,7 +18,7 @@ struct attempt {
     struct ks_model model;
     char id[KS_ID + 1];
     int64_t number;
-    char manifest[KS_HEX + 1]; /* "" without one */
+    char manifest[KX_HEX + 1]; /* "" without one */
     enum ks_published result;
 };
 
@@ -48,7 +48,7 @@ static int compare_shards(struct attempt *a, const struct ct_manifest *m, struct
         return -1;
     }
     for (; (r = ks_next(rows, err)) == 1; staged++) {
-        char immutable[KS_HEX + 1];
+        char immutable[KX_HEX + 1];
         const struct ct_entry *e = ct_manifest_find(m, ks_text(rows, 0));
         if (e) {
             ct_hex(immutable, e->sha256, CT_DIGEST);

@@ -53,7 +53,7 @@ static int get_jwk(struct ks_ctx *c, const char *id, json_t **out, int64_t *expi
     if (r) {
         return r;
     }
-    *out = ks_json_parse(ct_secret_peek(text), ct_secret_len(text), err);
+    *out = kx_json_parse(ct_secret_peek(text), ct_secret_len(text), err);
     return *out ? 0 : -1;
 }
 
@@ -62,7 +62,7 @@ int ks_secrets_create(struct ks_ctx *c, struct ct_err *err)
     ct_autosecret stamp = NULL;
     ct_autobuf unused = {0};
     const struct ks_place at = {"secrets", "stamp", "sealed", "", 0};
-    ks_autojson jwk = ks_jwk_new(err);
+    kx_autojson jwk = kx_jwk_new(err);
     if (!jwk || ks_make_secret(c, &at, STAMP_LEN, &stamp, &unused, err)) {
         return -1;
     }
@@ -80,7 +80,7 @@ int ks_secrets_load(struct ks_ctx *c, struct ks_server *s, struct ct_err *err)
     if (r > 0) {
         return ct_err_set(err, CT_NOTFOUND, "the database has no identity: run init");
     }
-    return r || ks_jwk_thumbprint(s->identity, s->thumbprint, err) ? -1 : 0;
+    return r || kx_jwk_thumbprint(s->identity, s->thumbprint, err) ? -1 : 0;
 }
 
 void ks_secrets_free(struct ks_server *s)
@@ -129,9 +129,9 @@ static int64_t newest(struct ks_server *s)
 /* The newest of the database: 0 if it is good enough. */
 static int load_newest(struct ks_ctx *c, struct ks_server *s, int64_t until, struct ct_err *err)
 {
-    char id[KS_THUMBPRINT + 1];
+    char id[KX_THUMBPRINT + 1];
     int64_t expires = 0;
-    ks_autojson jwk = NULL;
+    kx_autojson jwk = NULL;
     ks_autorows rows = NULL;
     int r = ks_one(c->db, &rows, err,
                    "SELECT id FROM secrets WHERE kind = 'server-key' AND expires >= $1"
@@ -150,10 +150,10 @@ static int load_newest(struct ks_ctx *c, struct ks_server *s, int64_t until, str
 
 static int make_newest(struct ks_ctx *c, struct ks_server *s, struct ct_err *err)
 {
-    char id[KS_THUMBPRINT + 1];
+    char id[KX_THUMBPRINT + 1];
     int64_t expires = ks_now() + s->opt.server_key_seconds;
-    ks_autojson jwk = ks_jwk_new(err);
-    if (!jwk || ks_jwk_thumbprint(jwk, id, err) ||
+    kx_autojson jwk = kx_jwk_new(err);
+    if (!jwk || kx_jwk_thumbprint(jwk, id, err) ||
         put_jwk(c, id, "server-key", expires, jwk, err)) {
         return -1;
     }
@@ -186,7 +186,7 @@ json_t *ks_server_key_current(struct ks_server *s, struct ct_err *err)
     json_t *jwk = NULL;
     pthread_mutex_lock(&s->keys_lock);
     if (s->key_count && s->keys[0].expires > ks_now()) {
-        jwk = ks_jwk_public(s->keys[0].jwk);
+        jwk = kx_jwk_public(s->keys[0].jwk);
     }
     pthread_mutex_unlock(&s->keys_lock);
     if (!jwk) {
@@ -211,7 +211,7 @@ int ks_server_key_find(struct ks_ctx *c, struct ks_server *s, const char *kid, j
     if (*out) {
         return 0;
     }
-    int r = strlen(kid) == KS_THUMBPRINT ? get_jwk(c, kid, out, &expires, err) : 1;
+    int r = strlen(kid) == KX_THUMBPRINT ? get_jwk(c, kid, out, &expires, err) : 1;
     if (r == 0 && expires <= now) { /* "identity" is no thumbprint, but expires at 0 as well */
         json_decref(*out);
         *out = NULL;

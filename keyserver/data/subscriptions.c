@@ -135,13 +135,13 @@ static int person_make(struct ks_ctx *c, const struct ks_model *m, const char *s
 static int personalise_one(struct ks_ctx *c, struct person *p, const char *subscription,
                            int64_t generation, struct ks_rows *row, struct ct_err *err)
 {
-    char sha256[KS_HEX + 1];
+    char sha256[KX_HEX + 1];
     size_t n = 0;
     ct_autobuf out = {0};
     const char *path = ks_text(row, 0);
     const uint8_t *header = ks_blob(row, 1, &n);
     if (ct_rewrap_header(header, n, CT_BODY_UNKNOWN, &p->from.source, &p->keys, &out, err) ||
-        ks_hex_sha256(out.data, out.len, sha256, err)) {
+        kx_hex_sha256(out.data, out.len, sha256, err)) {
         return ct_err_wrap(err, "%s", path);
     }
     return ks_exec(c->db, err,

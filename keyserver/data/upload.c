@@ -39,8 +39,8 @@ int ks_stage_put(struct ks_ctx *c, const struct ks_model *m, const char *stage, 
                  const uint8_t *header, size_t n, const struct ct_header_facts *facts,
                  struct ct_err *err)
 {
-    char sha256[KS_HEX + 1];
-    char immutable[KS_HEX + 1];
+    char sha256[KX_HEX + 1];
+    char immutable[KX_HEX + 1];
     ct_hex(sha256, facts->sha256, sizeof(facts->sha256));
     ct_hex(immutable, facts->immutable, sizeof(facts->immutable));
     if (ks_exec(c->db, err,

@@ -50,7 +50,7 @@ static int insert(struct ks_ctx *c, const struct ks_user *u, struct ct_err *err)
 int ks_user_create(struct ks_ctx *c, const char *name, struct ks_user *out, struct ct_err *err)
 {
     *out = (struct ks_user){0};
-    if (!ks_is_name(name)) {
+    if (!kx_is_name(name)) {
         return ct_err_set(err, CT_USAGE,
                           "a user's name is 1 to 64 characters of A-Z a-z 0-9 . _ -");
     }

@@ -27,7 +27,7 @@ static int parse_body(struct ks_request *r)
     if (!(r->route->flags & KS_ROUTE_BODY) || r->body) {
         return 0;
     }
-    r->body = ks_json_parse(r->raw.data ? (char *)r->raw.data : "", r->raw.len, &err);
+    r->body = kx_json_parse(r->raw.data ? (char *)r->raw.data : "", r->raw.len, &err);
     ct_buf_free(&r->raw);
     return r->body ? 0 : ks_refuse_err(r, KS_MALFORMED, &err);
 }
@@ -153,7 +153,7 @@ int ks_render(struct ks_request *r, struct ct_buf *out, struct ct_err *err)
     (void)snprintf(message, sizeof(message), "%s%s%s", ks_code_sentence(r->code),
                    *r->detail ? ": " : "", r->detail);
     const bool good = r->code == KS_OK;
-    ks_autojson envelope = json_pack("{s:b,s:O?,s:s?,s:s?,s:s}", "success", good, "data", r->data,
+    kx_autojson envelope = json_pack("{s:b,s:O?,s:s?,s:s?,s:s}", "success", good, "data", r->data,
                                      "message", good ? NULL : message, "error",
                                      good ? NULL : ks_code_name(r->code), "timestamp", now);
     char *text = envelope ? json_dumps(envelope, JSON_COMPACT) : NULL;

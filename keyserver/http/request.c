@@ -96,7 +96,7 @@ int ks_answer_signed(struct ks_request *r, const char *typ, json_t *payload, str
     if (!payload) {
         return ct_err_set(err, CT_NOMEM, "no memory for an answer");
     }
-    json_t *jws = ks_jws_sign(r->server->identity, typ, payload, err);
+    json_t *jws = kx_jws_sign(r->server->identity, typ, payload, err);
     json_decref(payload);
     if (!jws) {
         return -1;

@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "format/base/secret.h"
-#include "keyserver/crypto/digest.h"
-#include "keyserver/crypto/jose.h"
+#include "format/protocol/digest.h"
+#include "format/protocol/jose.h"
 
 /* The server's reading of tests/vectors/protocol/, which were made without it. */
 #define DIR TEST_VECTORS "/protocol/"
@@ -33,24 +33,24 @@ TestSuite(protocol, .init = setup, .timeout = 60);
 Test(protocol, digests)
 {
     struct ct_err err = CT_ERR_INIT;
-    char out[KS_HEX + 1];
-    char thumb[KS_THUMBPRINT + 1];
+    char out[KX_HEX + 1];
+    char thumb[KX_THUMBPRINT + 1];
     size_t i = 0;
     const json_t *e = NULL;
-    ks_autojson v = load(DIR "digests.json");
+    kx_autojson v = load(DIR "digests.json");
     json_array_foreach(json_object_get(v, "thumbprints"), i, e)
     {
-        cr_assert_eq(ks_jwk_check(json_object_get(e, "jwk"), &err), 0, "%s", err.msg);
-        cr_assert_eq(ks_jwk_thumbprint(json_object_get(e, "jwk"), thumb, &err), 0);
+        cr_assert_eq(kx_jwk_check(json_object_get(e, "jwk"), &err), 0, "%s", err.msg);
+        cr_assert_eq(kx_jwk_thumbprint(json_object_get(e, "jwk"), thumb, &err), 0);
         cr_expect_str_eq(thumb, text(e, "thumbprint"));
     }
     e = json_object_get(v, "measurement");
-    cr_assert_eq(ks_measurement_digest(json_object_get(e, "measurements"), out, &err), 0, "%s",
+    cr_assert_eq(kx_measurement_digest(json_object_get(e, "measurements"), out, &err), 0, "%s",
                  err.msg);
     cr_expect_str_eq(out, text(e, "sha256"));
     e = json_object_get(v, "evidence");
     const json_t *thumbs = json_object_get(e, "thumbprints");
-    cr_assert_eq(ks_evidence_digest(text(e, "challenge"),
+    cr_assert_eq(kx_evidence_digest(text(e, "challenge"),
                                     json_string_value(json_array_get(thumbs, 0)),
                                     json_string_value(json_array_get(thumbs, 1)),
                                     json_string_value(json_array_get(thumbs, 2)),
@@ -59,28 +59,28 @@ Test(protocol, digests)
     cr_expect_str_eq(out, text(e, "sha256"));
     json_array_foreach(json_object_get(v, "headers"), i, e)
     {
-        cr_assert_eq(ks_headers_digest(json_object_get(e, "headers"), out, &err), 0, "%s", err.msg);
+        cr_assert_eq(kx_headers_digest(json_object_get(e, "headers"), out, &err), 0, "%s", err.msg);
         cr_expect_str_eq(out, text(e, "sha256"));
     }
     e = json_object_get(v, "ticket");
-    cr_assert_eq(ks_hex_sha256(text(e, "ticket"), strlen(text(e, "ticket")), out, &err), 0);
+    cr_assert_eq(kx_hex_sha256(text(e, "ticket"), strlen(text(e, "ticket")), out, &err), 0);
     cr_expect_str_eq(out, text(e, "sha256"));
 }
 
 Test(protocol, audit_chain)
 {
     struct ct_err err = CT_ERR_INIT;
-    char head[KS_HEX + 1];
+    char head[KX_HEX + 1];
     size_t i = 0;
     const json_t *record = NULL;
-    ks_autojson v = load(DIR "digests.json");
+    kx_autojson v = load(DIR "digests.json");
     const json_t *a = json_object_get(v, "audit");
     const json_t *heads = json_object_get(a, "heads");
-    cr_assert_eq(ks_audit_start(text(a, "lease"), head, &err), 0);
+    cr_assert_eq(kx_audit_start(text(a, "lease"), head, &err), 0);
     cr_expect_str_eq(head, json_string_value(json_array_get(heads, 0)));
     json_array_foreach(json_object_get(a, "records"), i, record)
     {
-        cr_assert_eq(ks_audit_next(head, (int64_t)i + 1, json_string_value(record), &err), 0);
+        cr_assert_eq(kx_audit_next(head, (int64_t)i + 1, json_string_value(record), &err), 0);
         cr_expect_str_eq(head, json_string_value(json_array_get(heads, i + 1)));
     }
 }
@@ -97,33 +97,33 @@ static void expect_each(const json_t *list, bool (*is)(const char *), bool good)
 
 Test(protocol, names)
 {
-    ks_autojson v = load(DIR "digests.json");
+    kx_autojson v = load(DIR "digests.json");
     const json_t *paths = json_object_get(v, "paths");
     const json_t *names = json_object_get(v, "names");
-    expect_each(json_object_get(paths, "good"), ks_is_path, true);
-    expect_each(json_object_get(paths, "bad"), ks_is_path, false);
-    expect_each(json_object_get(names, "good"), ks_is_name, true);
-    expect_each(json_object_get(names, "bad"), ks_is_name, false);
-    cr_expect(!ks_is_path("a\xff"));
+    expect_each(json_object_get(paths, "good"), kx_is_path, true);
+    expect_each(json_object_get(paths, "bad"), kx_is_path, false);
+    expect_each(json_object_get(names, "good"), kx_is_name, true);
+    expect_each(json_object_get(names, "bad"), kx_is_name, false);
+    cr_expect(!kx_is_path("a\xff"));
 }
 
 static int open_object(const json_t *object, const char *typ, const json_t *key, json_t **plain,
                        struct ct_err *err)
 {
-    char kid[KS_THUMBPRINT + 1];
+    char kid[KX_THUMBPRINT + 1];
     if (strstr(typ, "+jws")) {
-        ks_autojson public = ks_jwk_public(key);
-        return ks_jws_verify(object, typ, public, plain, err);
+        kx_autojson public = kx_jwk_public(key);
+        return kx_jws_verify(object, typ, public, plain, err);
     }
     *plain = NULL;
-    return ks_jwe_kid(object, typ, kid, err) || ks_jwe_decrypt(object, key, plain, err) ? -1 : 0;
+    return kx_jwe_kid(object, typ, kid, err) || kx_jwe_decrypt(object, key, plain, err) ? -1 : 0;
 }
 
 Test(protocol, objects)
 {
     size_t i = 0;
     const json_t *e = NULL;
-    ks_autojson v = load(DIR "jose.json");
+    kx_autojson v = load(DIR "jose.json");
     const json_t *keys = json_object_get(v, "keys");
     json_array_foreach(json_object_get(v, "objects"), i, e)
     {
@@ -137,10 +137,10 @@ Test(protocol, objects)
         json_decref(plain);
 
         /* And what the server makes, it reads. */
-        ks_autojson public = ks_jwk_public(key);
-        ks_autojson made = strstr(typ, "+jws")
-                               ? ks_jws_sign(key, typ, json_object_get(e, "plain"), &err)
-                               : ks_jwe_encrypt(public, typ, json_object_get(e, "plain"), &err);
+        kx_autojson public = kx_jwk_public(key);
+        kx_autojson made = strstr(typ, "+jws")
+                               ? kx_jws_sign(key, typ, json_object_get(e, "plain"), &err)
+                               : kx_jwe_encrypt(public, typ, json_object_get(e, "plain"), &err);
         cr_expect_eq(open_object(made, typ, key, &plain, &err), 0, "%s: %s", typ, err.msg);
         cr_expect(json_equal(plain, json_object_get(e, "plain")), "%s", typ);
         json_decref(plain);
@@ -150,8 +150,8 @@ Test(protocol, objects)
 Test(protocol, refused)
 {
     static const char *const kinds[] = {"jws", "jwe"};
-    ks_autojson v = load(DIR "refused.json");
-    ks_autojson jose = load(DIR "jose.json");
+    kx_autojson v = load(DIR "refused.json");
+    kx_autojson jose = load(DIR "jose.json");
     for (int k = 0; k < 2; k++) {
         size_t i = 0;
         const json_t *e = NULL;
@@ -192,7 +192,7 @@ Test(protocol, measurements_refused)
     static const char digest[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         struct ct_err err = CT_ERR_INIT;
-        char out[KS_HEX + 1];
+        char out[KX_HEX + 1];
         ct_autobuf json = {0};
         for (const char *p = bad[i]; *p; p++) {
             if (*p == '@') {
@@ -201,9 +201,9 @@ Test(protocol, measurements_refused)
                 ct_buf_putc(&json, *p);
             }
         }
-        ks_autojson m = ks_json_parse(json.data, json.len, &err);
+        kx_autojson m = kx_json_parse(json.data, json.len, &err);
         cr_assert(m, "%zu", i);
-        cr_expect_eq(ks_measurement_digest(m, out, &err), -1, "%zu", i);
+        cr_expect_eq(kx_measurement_digest(m, out, &err), -1, "%zu", i);
         cr_expect_eq(err.code, CT_MALFORMED);
     }
 }
