@@ -135,6 +135,9 @@ json_t *kvfs_resume_options(const struct kvfs_job *job);
 int kvfs_resume(struct kvfs_job *job, struct kvfs_plan *plan, int dirfd, json_t **done,
                 struct ct_err *err);
 json_t *kvfs_version_json(const struct ct_version *v);
+/* Takes ".NAME.0123456789abcdef.tmp", as a kill leaves it, apart: the path of NAME, owned by the
+ * caller, or NULL. */
+char *kvfs_final_path(const char *path);
 
 #define KVFS_STATE_TYP "kvfs-unfinished+json"
 

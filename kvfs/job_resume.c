@@ -192,8 +192,7 @@ static void mark_finished(struct kvfs_job *job, struct kvfs_plan *plan, int dirf
 
 /* ---- what is not ---- */
 
-/* Takes ".NAME.0123456789abcdef.tmp" apart: the path of NAME, owned by the caller, or NULL. */
-static char *final_path(const char *path)
+char *kvfs_final_path(const char *path)
 {
     const char *slash = strrchr(path, '/');
     const char *name = slash ? slash + 1 : path;
@@ -238,7 +237,7 @@ static enum fate fate_of(const struct kvfs_plan *plan, const struct kvfs_item *i
                    strcmp(t->item->target, item->target) == 0;
         return t->step == KVFS_STEP_DIR ? FOREIGN : t->done ? KEEP : REMOVE;
     }
-    ct_autofree char *final = final_path(item->path);
+    ct_autofree char *final = kvfs_final_path(item->path);
     return final && (find_task(plan, final) || is_own_note(plan, final)) ? REMOVE : FOREIGN;
 }
 

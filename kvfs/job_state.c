@@ -74,6 +74,14 @@ static int open_out(struct kvfs_state *s, const struct kvfs_plan *plan, struct c
     return 0;
 }
 
+/* A run that was killed while it wrote its first note leaves just this, and has done nothing. */
+static bool is_begun_note(const char *name)
+{
+    ct_autofree char *final = kvfs_final_path(name);
+    return final && strcmp(final, KVFS_STATE_NAME) == 0;
+}
+
+/* Removes such notes where nothing else is. */
 static int is_empty(int dirfd, bool *empty, struct ct_err *err)
 {
     int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -85,8 +93,17 @@ static int is_empty(int dirfd, bool *empty, struct ct_err *err)
         return ct_err_sys(err, errno, "the output's directory");
     }
     *empty = true;
+    bool begun = false;
     for (const struct dirent *e; *empty && (e = readdir(d));) {
-        *empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+        bool note = is_begun_note(e->d_name);
+        begun |= note;
+        *empty = note || strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    }
+    rewinddir(d);
+    for (const struct dirent *e; *empty && begun && (e = readdir(d));) {
+        if (is_begun_note(e->d_name)) {
+            (void)unlinkat(dirfd, e->d_name, 0);
+        }
     }
     (void)closedir(d);
     return 0;

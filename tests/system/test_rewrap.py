@@ -37,6 +37,15 @@ def test_resume(src):
         verify(out, READER)
         assert names(out) == sorted(names(src) + ["kvfs.manifest"])
 
+    with check("--resume: killed while it wrote its first note"):
+        out = fresh("begun")
+        for more in (["--resume"], []):
+            os.mkdir(out)
+            write(f"{out}/..kvfs-unfinished.json.0123456789abcdef.tmp", "{")
+            kvfs("encrypt", src, "-o", out, "-k", OWNER, *more)
+            assert not leftovers(out), leftovers(out)
+            shutil.rmtree(out)
+
     with check("interrupted: exit 1, no half-written file, and it says how to go on"):
         out = fresh("stopped")
         with subprocess.Popen([KVFS, "encrypt", src, "-o", out, "-k", OWNER, "-j", "1"],
