@@ -34,6 +34,13 @@ void ct_model_unref(struct ct_model *m)
     free(m);
 }
 
+void ct_model_forget(struct ct_model *m)
+{
+    if (m->deks.bytes) {
+        ct_wipe(ct_secret_bytes(m->deks.bytes), ct_secret_len(m->deks.bytes));
+    }
+}
+
 int ct_model_check(struct ct_model *m, struct ct_err *err)
 {
     return ct_source_check_data(m->source, &m->version, err);

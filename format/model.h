@@ -36,6 +36,8 @@ struct ct_open {
 int ct_model_open(const struct ct_open *how, struct ct_model **out, struct ct_err *err);
 struct ct_model *ct_model_ref(struct ct_model *m);
 void ct_model_unref(struct ct_model *m); /* the last one wipes the DEKs; NULL is allowed */
+/* Wipes the DEKs now, for good. Nobody may read from it then or later. */
+void ct_model_forget(struct ct_model *m);
 
 /* Asks the local policy again: at every open. CT_POLICY unless it says exactly true. */
 int ct_model_allow(const struct ct_model *m, const json_t *input, struct ct_err *err);

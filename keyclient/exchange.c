@@ -369,6 +369,12 @@ struct ct_keysource *kc_exchange_keys(struct kc_exchange *x)
     return &x->source;
 }
 
+void kc_exchange_forget(struct kc_exchange *x)
+{
+    ct_secret_free(x->master);
+    x->master = NULL;
+}
+
 const json_t *kc_exchange_identity(const struct kc_exchange *x)
 {
     return x->identity;

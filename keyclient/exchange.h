@@ -67,6 +67,9 @@ int kc_end_request(struct kc_exchange *x, struct kc_request *out, struct ct_err 
 const struct kc_lease *kc_lease(const struct kc_exchange *x);
 const struct kc_shards *kc_exchange_shards(const struct kc_exchange *x);
 struct ct_keysource *kc_exchange_keys(struct kc_exchange *x); /* borrowed */
+/* Wipes the released master key, of which nobody may be asking for a copy: from then on there is
+ * none. The one thing that another thread than the exchange's may do. */
+void kc_exchange_forget(struct kc_exchange *x);
 /* The identity that was compared with the pin, for the long poll; borrowed, immutable. */
 const json_t *kc_exchange_identity(const struct kc_exchange *x);
 /* Digest that the manifest must have; NULL: the generation has none. */

@@ -16,7 +16,7 @@ static int give_master(struct ct_keysource *ks, const struct ct_keyref *ref, str
                        struct ct_err *err)
 {
     const struct kc_exchange *x = (const struct kc_exchange *)ks;
-    if (!x->held || !is_kid(ref->kid, x->master_kid)) {
+    if (!x->held || !x->master || !is_kid(ref->kid, x->master_kid)) {
         return ct_err_set(err, CT_NOKEY, "the key server released no master key of this kid");
     }
     if (ref->alg != CT_ALG_AES256GCM) {

@@ -9,6 +9,7 @@
 #include "kvfs/mount/keys_in.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/place.h"
+#include "kvfs/mount/seen.h"
 #include "kvfs/mount/supervisor.h"
 #include "kvfs/term.h"
 
@@ -32,7 +33,24 @@ static int open_key_dir(struct kvfs_mount_options *o, struct ct_err *err)
     return fd;
 }
 
-static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_keys,
+static int open_keys(const struct kvfs_mount_options *o, struct kvfs_job *job, int env_keys,
+                     int env_deploy, struct ct_err *err)
+{
+    if (!*o->config.server) {
+        if (env_deploy >= 0) {
+            close(env_deploy);
+        }
+        return kvfs_keys_open(&o->keys, env_keys, job->keys, err);
+    }
+    if (env_keys >= 0) {
+        return ct_err_set(err, CT_USAGE,
+                          KVFS_KEYS_ENV " is set: keys come from the server or from there");
+    }
+    job->state_fd = kvfs_seen_open(o->state_dir, err);
+    return err->code ? -1 : kvfs_deploy_key_open(o->deploy_key, env_deploy, job->keys, err);
+}
+
+static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_keys, int env_deploy,
                    struct ct_err *err)
 {
     if (kvfs_options_complete(o, err)) {
@@ -41,7 +59,7 @@ static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_k
     ct_log_set_level((enum ct_level)o->config.log_level);
     job->source_fd = kvfs_place_source(&o->config, err);
     if (job->source_fd < 0 || kvfs_place_mountpoint(&o->config, o->nonempty, err) ||
-        kvfs_keys_open(&o->keys, env_keys, job->keys, err)) {
+        open_keys(o, job, env_keys, env_deploy, err)) {
         return -1;
     }
     job->key_dir_fd = open_key_dir(o, err);
@@ -61,11 +79,13 @@ int cmd_mount(int argc, char **argv)
 {
     static struct kvfs_mount_options options;
     static struct kvfs_key_files keys;
-    struct kvfs_job job = {.options = &options, .source_fd = -1, .key_dir_fd = -1, .keys = &keys};
+    struct kvfs_job job = {
+        .options = &options, .source_fd = -1, .key_dir_fd = -1, .state_fd = -1, .keys = &keys};
     struct ct_err err = CT_ERR_INIT;
     kvfs_no_core();
-    int env_keys = kvfs_keys_from_env(&err);
-    if (env_keys == -2) {
+    int env_keys = kvfs_keys_from_env(KVFS_KEYS_ENV, &err);
+    int env_deploy = kvfs_keys_from_env(KVFS_DEPLOY_KEY_ENV, &err);
+    if (env_keys == -2 || env_deploy == -2) {
         return fail(&err);
     }
     if (!is_helper(argv[0])) {
@@ -73,7 +93,7 @@ int cmd_mount(int argc, char **argv)
     } else if (kvfs_options_parse_helper(&options, argc, argv, &err)) {
         return fail(&err);
     }
-    if (prepare(&options, &job, env_keys, &err)) {
+    if (prepare(&options, &job, env_keys, env_deploy, &err)) {
         return fail(&err);
     }
     return options.fake ? KVFS_DONE : kvfs_supervise(&job);

@@ -137,6 +137,26 @@ static void print_failures(const json_t *status)
     }
 }
 
+static void print_leases(const json_t *status)
+{
+    size_t i = 0;
+    const json_t *l = NULL;
+    json_array_foreach(json_object_get(status, "leases"), i, l)
+    {
+        kvfs_printf_safe(stdout, "  lease     %s: %s", text(l, "model"), text(l, "state"));
+        if (*text(l, "lease")) {
+            printf(", %lld s left, generation %llu",
+                   json_integer_value(json_object_get(l, "seconds")),
+                   (unsigned long long)number(l, "generation"));
+            if (number(l, "newest") > number(l, "generation")) {
+                printf(" (%llu is out)", (unsigned long long)number(l, "newest"));
+            }
+            kvfs_printf_safe(stdout, ", %s", text(l, "assurance"));
+        }
+        kvfs_printf_safe(stdout, "%s%s\n", *text(l, "why") ? ": " : "", text(l, "why"));
+    }
+}
+
 static void print_status(const char *mount, const json_t *status)
 {
     const json_t *keys = json_object_get(status, "keys");
@@ -145,8 +165,17 @@ static void print_status(const char *mount, const json_t *status)
     printf("  up        %llu s, worker %llu, kvfs %s\n",
            (unsigned long long)number(status, "uptime"),
            (unsigned long long)number(status, "worker"), text(status, "version"));
-    printf("  keys      %s, %llu of them\n", text(keys, "source"),
-           (unsigned long long)number(keys, "count"));
+    if (*text(status, "sealed")) {
+        kvfs_printf_safe(stdout, "  sealed    %s\n", text(status, "sealed"));
+    }
+    if (json_object_get(keys, "server")) {
+        kvfs_printf_safe(stdout, "  keys      from %s (%s)\n", text(keys, "server"),
+                         text(keys, "server_key"));
+    } else {
+        printf("  keys      %s, %llu of them\n", text(keys, "source"),
+               (unsigned long long)number(keys, "count"));
+    }
+    print_leases(status);
     printf("  options   plain=%s manifest=%s update=%s\n", text(how, "plain"),
            text(how, "manifest"), text(how, "update"));
     print_memory(status);

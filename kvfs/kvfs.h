@@ -24,8 +24,10 @@ int cmd_rekey(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 
-/* Not for users: the worker's entry, exec'd by the supervisor (kvfs/serve/worker.h). */
 int cmd_measure(int argc, char **argv);
+
+/* Not for users: what the supervisor executes (kvfs/serve/worker.h, kvfs/mount/courier.h). */
 int cmd_worker(int argc, char **argv);
+int cmd_courier(int argc, char **argv);
 
 #endif

@@ -24,6 +24,7 @@ static const struct {
     {"verify", cmd_verify, "read and authenticate every byte"},
     {"measure", cmd_measure, "the digest that a key server's baseline has to have"},
     {"worker", cmd_worker, NULL},
+    {"courier", cmd_courier, NULL},
 };
 
 static void usage(FILE *to)

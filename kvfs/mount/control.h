@@ -12,7 +12,8 @@
  *   KVFS_FD_CONTROL  the socket
  *   KVFS_FD_FUSE     the mount's /dev/fuse descriptor
  *   KVFS_FD_SHARED   memfd of one page, struct kvfs_shared
- *   KVFS_FD_KEYS     the first of the hello message's key_count descriptors of JWK files
+ *   KVFS_FD_KEYS     the first of the hello message's key_count descriptors of JWK files, or with a
+ *                    key server the one with the API key
  * EOF on the socket tells each side that the other is gone.
  *
  * The supervisor serves one request after the other, and believes nothing that the worker says: a
@@ -51,6 +52,8 @@ enum kvfs_request_type {
     KVFS_REQ_RESIDENT, /* a resident file for `bytes` bytes. Reply with number, backing, descriptor
                         */
     KVFS_REQ_RESIDENT_END, /* the end of resident file `number`. Reply: EBUSY while it is mapped */
+    KVFS_REQ_COURIER,      /* a courier's socket (carry.h). Reply with a descriptor */
+    KVFS_REQ_SEEN,   /* generation `bytes` of model `text` was seen. Reply: value, the highest */
     KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */
     KVFS_REQ_FAILED, /* the mount cannot start; text: why. No reply */
 };
@@ -69,6 +72,7 @@ struct kvfs_reply {
     uint32_t is_link; /* the last component is a symbolic link */
     uint32_t number;  /* RESIDENT */
     int32_t backing;  /* RESIDENT: for the reply to open */
+    int64_t value;    /* SEEN */
     struct stat st;   /* of what the path leads to in the end */
     char target[PATH_MAX]; /* of the link, as it stands */
     char text[KVFS_TEXT_MAX];

@@ -11,6 +11,7 @@
 #include "format/base/log.h"
 #include "kvfs/args.h"
 #include "kvfs/kvfs.h"
+#include "kvfs/mount/keys_in.h"
 #include "kvfs/mount/limits.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -21,7 +22,9 @@ enum {
     READAHEAD_MAX = 1 << 20,
     READAHEAD_KB = 1024,
     LINGER_MAX = 1 << 30,
-    LINGER = 30
+    LINGER = 30,
+    WAIT_MAX = 86400,
+    WAIT = 10
 };
 static const uint64_t memory_least = 16 << 20;
 
@@ -34,13 +37,6 @@ static int set_key(struct kvfs_mount_options *o, const char *value, struct ct_er
     return kvfs_keys_arg_add(&o->keys, value)
                ? ct_err_set(err, CT_USAGE, "more than %d times", KVFS_KEY_PATHS_MAX)
                : 0;
-}
-
-static int set_key_dir(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    (void)err;
-    o->keys.key_dir = value;
-    return 0;
 }
 
 /* The index of a word in a list; the list ends with NULL. */
@@ -233,17 +229,17 @@ static int set_umask(struct kvfs_mount_options *o, const char *value, struct ct_
     return 0;
 }
 
-static int set_worker_user(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+static int set_wait(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
-    (void)err;
-    o->worker_user = value;
-    return 0;
+    return set_number(value, 0, WAIT_MAX, &o->config.wait, err);
 }
 
-static int set_log(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
+static int set_text(const char *value, char *out, size_t cap, struct ct_err *err)
 {
-    (void)err;
-    o->log_file = value;
+    if (strlen(value) >= cap) {
+        return ct_err_set(err, CT_USAGE, "it is longer than %zu characters", cap - 1);
+    }
+    memcpy(out, value, strlen(value) + 1);
     return 0;
 }
 
@@ -255,6 +251,27 @@ static int set_log(struct kvfs_mount_options *o, const char *value, struct ct_er
         o->field = true;                                                                           \
         return 0;                                                                                  \
     }
+#define WORD(function, field)                                                                      \
+    static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
+    {                                                                                              \
+        (void)err;                                                                                 \
+        o->field = value;                                                                          \
+        return 0;                                                                                  \
+    }
+#define TEXT(function, field)                                                                      \
+    static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
+    {                                                                                              \
+        return set_text(value, o->config.field, sizeof(o->config.field), err);                     \
+    }
+WORD(set_key_dir, keys.key_dir)
+WORD(set_deploy_key, deploy_key)
+WORD(set_ca, ca)
+WORD(set_state_dir, state_dir)
+WORD(set_worker_user, worker_user)
+WORD(set_log, log_file)
+TEXT(set_server, server)
+TEXT(set_server_key, server_key)
+TEXT(set_model, model)
 FLAG(set_require_all, config.require_all)
 FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
@@ -281,6 +298,20 @@ static const struct option_row {
     {"key", 'k', "FILE|DIR", "JWK or JWK Set, or a directory of them; may be repeated", set_key},
     {"key-dir", 'K', "DIR", "Master keys that a header names by file:// are looked for in here",
      set_key_dir},
+    {"server", 's', "URL", "Ask the key server at this https address for the keys", set_server},
+    {"server-key", 0, "THUMBPRINT",
+     "Of the server's identity key, as kvfs-keyserver init prints it", set_server_key},
+    {"model", 'm', "OWNER/NAME", "What lies in SRC (as each file says)", set_model},
+    {"deploy-key", 0, "FILE|fd:N",
+     "API key to show the server (" KVFS_DEPLOY_KEY_ENV
+     ", or systemd's credential kvfs-deploy-key)",
+     set_deploy_key},
+    {"ca", 0, "FILE", "Certificates to verify the server's with (the system's)", set_ca},
+    {"wait", 0, "SEC", "How long to go on asking a server that does not answer (10)", set_wait},
+    {"state-dir", 0, "DIR",
+     "Remembers the latest generation that was seen of each model (systemd's, or /var/lib/kvfs "
+     "where it exists)",
+     set_state_dir},
     {"manifest", 0, "auto|require", "require: show nothing that no manifest vouches for (auto)",
      set_manifest},
     {"plain", 0, "safe|all|none",
@@ -464,6 +495,7 @@ static void defaults(struct kvfs_mount_options *o)
     o->config.log_level = CT_LOG_INFO;
     o->config.readahead_kb = READAHEAD_KB;
     o->config.linger = LINGER;
+    o->config.wait = WAIT;
 }
 
 void kvfs_options_parse(struct kvfs_mount_options *o, int argc, char **argv)
@@ -484,8 +516,8 @@ void kvfs_options_parse(struct kvfs_mount_options *o, int argc, char **argv)
         .parser = parse,
         .args_doc = "SRC MNT",
         .doc = "Mount the directory SRC of encrypted models at MNT, as plain safetensors.\v"
-               "Defaults are in parentheses. Without --key, keys come from the environment "
-               "variable " KVFS_KEYS_ENV ".",
+               "Defaults are in parentheses. Without --key and --server, keys come from the "
+               "environment variable " KVFS_KEYS_ENV ".",
     };
     defaults(o);
     kvfs_parse_args(&argp, "mount", argc, argv, o);
@@ -558,5 +590,5 @@ int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
     if (!o->crypto_set && ct_crypto_environment(&o->config.crypto, err)) {
         return -1;
     }
-    return complete_worker(o, err);
+    return kvfs_keys_check(o, err) || complete_worker(o, err) ? -1 : 0;
 }

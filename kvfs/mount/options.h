@@ -15,7 +15,10 @@
 struct kvfs_mount_options {
     struct kvfs_config config; /* source and mountpoint: as given, resolved by place.h */
     struct kvfs_keys_arg keys;
-    const char *log_file; /* NULL: syslog, or stderr in the foreground */
+    const char *log_file;   /* NULL: syslog, or stderr in the foreground */
+    const char *deploy_key; /* a file, fd:N, or NULL */
+    const char *ca;         /* a file of certificates, or NULL */
+    const char *state_dir;  /* or NULL */
     bool nonempty;
     bool noexec;
     bool warm;

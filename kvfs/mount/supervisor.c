@@ -19,8 +19,8 @@
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/keeper.h"
 #include "kvfs/mount/logsink.h"
-#include "kvfs/mount/openat.h"
 #include "kvfs/mount/refuse.h"
+#include "kvfs/mount/requests.h"
 #include "kvfs/mount/tmpfs.h"
 #include "kvfs/term.h"
 
@@ -50,7 +50,7 @@ struct supervisor {
     bool ready;   /* the worker has said READY */
     bool stopped; /* on demand, so that the worker's end is no failure */
     struct kvfs_request request;
-    struct kvfs_reply reply;
+    struct kvfs_requests requests;
 };
 
 static int64_t now_ms(void)
@@ -230,75 +230,12 @@ static void on_deadline(struct supervisor *s)
 
 /* ---- Requests ---- */
 
-static bool is_sound(const struct kvfs_request *r)
-{
-    return r->size == sizeof(*r) && memchr(r->path, '\0', sizeof(r->path)) &&
-           memchr(r->text, '\0', sizeof(r->text)) &&
-           (r->type != KVFS_REQ_OPEN || kvfs_path_is_plain(r->path));
-}
-
-static void open_key(struct supervisor *s, int *fd)
-{
-    struct ct_err err = CT_ERR_INIT;
-    struct kvfs_reply *reply = &s->reply;
-    memset(reply, 0, sizeof(*reply));
-    *fd = -1;
-    if (s->job->key_dir_fd < 0) {
-        reply->error = ENOKEY;
-        (void)snprintf(reply->text, sizeof(reply->text),
-                       "the key is in %.600s, and there is no --key-dir to look in",
-                       s->request.path);
-        return;
-    }
-    int got =
-        kvfs_key_dir_open(s->job->key_dir_fd, s->job->options->keys.key_dir, s->request.path, &err);
-    if (got >= 0 && (fstat(got, &reply->st) || !S_ISREG(reply->st.st_mode))) {
-        close(got);
-        got = ct_err_set(&err, CT_NOKEY, "the key file %s is no regular file", s->request.path);
-    }
-    if (got < 0) {
-        reply->error = ct_err_errno(&err);
-        (void)snprintf(reply->text, sizeof(reply->text), "%s", err.msg);
-    }
-    *fd = got;
-}
-
-/* *kept: the descriptor that goes along stays ours. */
-static void serve_resident(struct supervisor *s, int *kept)
-{
-    struct ct_err err = CT_ERR_INIT;
-    struct kvfs_reply *reply = &s->reply;
-    memset(reply, 0, sizeof(*reply));
-    int rc = !s->tmpfs ? ct_err_set(&err, CT_UNSUPPORTED, "no resident mode here")
-             : s->request.type == KVFS_REQ_RESIDENT
-                 ? kvfs_tmpfs_add(s->tmpfs, s->request.bytes, &reply->number, &reply->backing, kept,
-                                  &err)
-                 : kvfs_tmpfs_remove(s->tmpfs, s->request.number, &err);
-    if (rc) {
-        reply->error = err.sys ? err.sys : ct_err_errno(&err);
-        (void)snprintf(reply->text, sizeof(reply->text), "%s", err.msg);
-    }
-}
-
 static void answer(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
-    int fd = -1;
-    int kept = -1;
-    if (s->request.type == KVFS_REQ_OPEN) {
-        kvfs_open_source(s->job->source_fd, s->config->source, s->request.path, &s->reply, &fd);
-    } else if (s->request.type == KVFS_REQ_OPEN_KEY) {
-        open_key(s, &fd);
-    } else {
-        serve_resident(s, &kept);
-    }
-    if (kvfs_control_send(s->worker.control, &s->reply, sizeof(s->reply), fd >= 0 ? fd : kept, true,
-                          &err)) {
+    if (kvfs_request_answer(&s->requests, &s->request, s->worker.control, &err)) {
         ct_log(CT_LOG_ERROR, "%s: ending the worker", err.msg);
         end_worker(s);
-    }
-    if (fd >= 0) {
-        close(fd);
     }
 }
 
@@ -329,18 +266,12 @@ static void on_control(struct supervisor *s)
         }
         return;
     }
-    if (rc < 0 || !is_sound(&s->request)) {
+    if (rc < 0 || !kvfs_request_is_sound(&s->request)) {
         ct_log(CT_LOG_ERROR, "the worker sent something that no worker sends: ending it");
         end_worker(s);
         return;
     }
     switch (s->request.type) {
-    case KVFS_REQ_OPEN:
-    case KVFS_REQ_OPEN_KEY:
-    case KVFS_REQ_RESIDENT:
-    case KVFS_REQ_RESIDENT_END:
-        answer(s);
-        return;
     case KVFS_REQ_READY:
         if (s->stage == STARTING) {
             on_ready(s);
@@ -352,7 +283,7 @@ static void on_control(struct supervisor *s)
         seal_worker(s);
         return;
     default:
-        end_worker(s);
+        answer(s);
     }
 }
 
@@ -500,6 +431,8 @@ static int start(struct supervisor *s, struct ct_err *err)
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
     make_tmpfs(s);
+    s->requests = (struct kvfs_requests){
+        .job = s->job, .tmpfs = s->tmpfs, .couriers = {.config = s->config, .ca = o->ca}};
     if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
         unmount(s);
         return -1;
@@ -508,8 +441,8 @@ static int start(struct supervisor *s, struct ct_err *err)
     close(s->mounted.fuse_fd);
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
-    const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
-                           s->status_fd,      s->job->source_fd, s->job->key_dir_fd};
+    const int foreign[] = {s->worker.control, s->worker.said,     s->signal_fd,    s->status_fd,
+                           s->job->source_fd, s->job->key_dir_fd, s->job->state_fd};
     if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
                           sizeof(foreign) / sizeof(foreign[0]), err)) {
         unmount(s);

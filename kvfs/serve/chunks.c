@@ -127,7 +127,7 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
     for (;;) {
         bool unread = false;
         if (c->sealed) {
-            *r = ct_err_set(err, CT_SEALED, "the mount is sealed");
+            *r = kvfs_seal_why(c->serve, err);
             return NULL;
         }
         struct kvfs_slot *slot = kvfs_slots_find(&c->slots, j->node->id, extent);
@@ -168,11 +168,11 @@ static void touch(struct kvfs_chunks *c, struct kvfs_content *content, struct kv
     }
 }
 
-static void reply_from(struct kvfs_chunks *c, fuse_req_t req, const struct kvfs_slot *slot,
-                       uint64_t offset, uint32_t size)
+static void reply_from(struct kvfs_chunks *c, const struct kvfs_job *j,
+                       const struct kvfs_slot *slot)
 {
-    struct iovec iov = {slot->buf + (offset - slot->begin), size};
-    kvfs_reply_data(c->serve, req, &iov, 1);
+    struct iovec iov = {slot->buf + (j->offset - slot->begin), j->size};
+    kvfs_reply_data(c->serve, j->req, j->content, &iov, 1);
 }
 
 /* The extent that the whole request lies in, -1 if it spans several (or the head). */
@@ -208,7 +208,7 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
     if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
         kvfs_reply_error(c->serve, j->req, j->node, &err);
     } else {
-        reply_from(c, j->req, slot, j->offset, j->size);
+        reply_from(c, j, slot);
     }
     job_free(j);
     pthread_mutex_lock(&c->lock);
@@ -263,7 +263,7 @@ static void answer_several(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *a
         return;
     }
     struct iovec iov = {assembly, j->size};
-    kvfs_reply_data(c->serve, j->req, &iov, 1);
+    kvfs_reply_data(c->serve, j->req, j->content, &iov, 1);
     job_free(j);
 }
 
@@ -294,13 +294,20 @@ static void work(void *arg, unsigned number)
 {
     struct kvfs_chunks *c = arg;
     uint8_t *assembly = c->slots.assembly + (size_t)number * KVFS_ASSEMBLY;
+    unsigned revocations = 0;
     pthread_mutex_lock(&c->lock);
     for (;;) {
-        while (!c->first && !c->wish_count && !c->stopping && !may_populate(c)) {
+        while (!c->first && !c->wish_count && !c->stopping && revocations == c->revocations &&
+               !may_populate(c)) {
             pthread_cond_wait(&c->work, &c->lock);
         }
         if (c->stopping) {
             break;
+        }
+        if (revocations != c->revocations) {
+            revocations = c->revocations;
+            ct_wipe(assembly, KVFS_ASSEMBLY);
+            continue;
         }
         c->busy++;
         struct kvfs_job *j = c->first;
@@ -390,7 +397,7 @@ static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_nod
     pthread_mutex_unlock(&c->lock);
     bool good = kvfs_damage_check(node, offset, offset + size, &ignored) == 0;
     if (good) {
-        kvfs_reply_data(c->serve, req, r.iov, r.count);
+        kvfs_reply_data(c->serve, req, content, r.iov, r.count);
     }
     pthread_mutex_lock(&c->lock);
     c->busy--;
@@ -416,7 +423,7 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
     kvfs_count(&node->stats.bytes_read, size);
     if (offset + size <= head_len || size == 0) {
         struct iovec iov = {size ? (void *)(head + offset) : NULL, size};
-        kvfs_reply_data(c->serve, req, &iov, 1);
+        kvfs_reply_data(c->serve, req, content, &iov, 1);
         return;
     }
     struct ct_err err = CT_ERR_INIT;
@@ -441,7 +448,7 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
     }
     pthread_mutex_unlock(&c->lock);
     if (refused) {
-        ct_err_set(&err, CT_SEALED, "the mount is sealed");
+        (void)kvfs_seal_why(c->serve, &err);
         job_fail(c, j, &err);
     }
 }
@@ -500,7 +507,7 @@ void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64
     kvfs_count(&node->stats.extents_decrypted, 1);
 }
 
-void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
+static void drop(struct kvfs_chunks *c, const struct kvfs_node *node, bool wipe)
 {
     pthread_mutex_lock(&c->lock);
     kvfs_wishes_drop(c, node);
@@ -511,6 +518,9 @@ void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
             pthread_cond_wait(&c->changed, &c->lock);
         }
         if (slot->node == node->id) {
+            if (wipe) {
+                ct_wipe(slot->buf, slot->len);
+            }
             slot->state = KVFS_SLOT_FREE;
             slot->node = 0;
         }
@@ -518,10 +528,24 @@ void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
     pthread_mutex_unlock(&c->lock);
 }
 
+void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
+{
+    drop(c, node, false);
+}
+
+void kvfs_chunks_revoke(struct kvfs_chunks *c, const struct kvfs_node *node)
+{
+    drop(c, node, true);
+    pthread_mutex_lock(&c->lock);
+    c->revocations++;
+    pthread_cond_broadcast(&c->work);
+    pthread_mutex_unlock(&c->lock);
+}
+
 void kvfs_chunks_seal(struct kvfs_chunks *c)
 {
     struct ct_err err = CT_ERR_INIT;
-    ct_err_set(&err, CT_SEALED, "the mount is sealed");
+    (void)kvfs_seal_why(c->serve, &err);
     pthread_mutex_lock(&c->lock);
     c->sealed = true;
     struct kvfs_job *queued = c->first;

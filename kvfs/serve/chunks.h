@@ -41,6 +41,10 @@ void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64
 /* Forgets all slots of a node (its content is about to go). */
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
 
+/* For revoking, when its content is revoked already: the same, and wipes them, and (soon) what
+ * threads keep of the reads that they put together. */
+void kvfs_chunks_revoke(struct kvfs_chunks *c, const struct kvfs_node *node);
+
 /* For sealing: no new work, parked requests fail with CT_SEALED, running work is waited for, all
  * plaintext wiped. Not from a pool thread. */
 void kvfs_chunks_seal(struct kvfs_chunks *c);

@@ -37,7 +37,8 @@ struct kvfs_chunks {
     struct kvfs_job *first, **last;
     struct wish wishes[KVFS_WISHES];
     unsigned wish_first, wish_count;
-    unsigned busy; /* threads at work, FUSE threads that reply from a slot included */
+    unsigned busy;        /* threads at work, FUSE threads that reply from a slot included */
+    unsigned revocations; /* threads wipe what they put together */
     bool sealed, stopping;
     struct kvfs_chunks_stats stats;
 };

@@ -8,6 +8,9 @@
 
 struct kvfs_content {
     atomic_uint refs;
+    atomic_bool revoked;
+    atomic_flag revoking;
+    struct ct_err why;      /* once it is revoked */
     struct ct_model *model; /* NULL: a file as it is */
     size_t head_len;
     uint64_t size;
@@ -134,8 +137,30 @@ static int check_source(const struct kvfs_content *c, struct ct_err *err)
                     : ct_source_check(c->source, &c->version, err);
 }
 
+void kvfs_content_revoke(struct kvfs_content *c, const struct ct_err *why)
+{
+    if (!atomic_flag_test_and_set(&c->revoking)) {
+        c->why = *why;
+        atomic_store(&c->revoked, true);
+    }
+}
+
+int kvfs_content_revoked(const struct kvfs_content *c, struct ct_err *err)
+{
+    if (!atomic_load(&c->revoked)) {
+        return 0;
+    }
+    if (err) {
+        *err = c->why;
+    }
+    return -1;
+}
+
 int kvfs_content_check(struct kvfs_content *c, struct ct_err *err)
 {
+    if (kvfs_content_revoked(c, err)) {
+        return -1;
+    }
     if (c->model) {
         return ct_model_check(c->model, err);
     }
@@ -219,6 +244,9 @@ static int read_file(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
 int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                       struct ct_damages *damages, struct ct_err *err)
 {
+    if (kvfs_content_revoked(c, err)) {
+        return -1;
+    }
     if (!c->model) {
         return read_file(c, extent, buf, damages, err);
     }

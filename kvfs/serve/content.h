@@ -44,6 +44,10 @@ bool kvfs_content_was_given(const struct kvfs_content *c, uint32_t extent);
 void kvfs_content_forget_given(struct kvfs_content *c);
 /* CT_STALE if the source is not what it was when the content was made. */
 int kvfs_content_check(struct kvfs_content *c, struct ct_err *err);
+/* From now on every read fails with `why`. What is being read just now is not waited for. */
+void kvfs_content_revoke(struct kvfs_content *c, const struct ct_err *why);
+/* 0, or -1 with why it was revoked. */
+int kvfs_content_revoked(const struct kvfs_content *c, struct ct_err *err);
 /* NULL unless it is a model. Borrowed. */
 struct ct_model *kvfs_content_as_model(const struct kvfs_content *c);
 

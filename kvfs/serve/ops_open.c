@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
 /* ---- the policy ---- */
@@ -57,6 +58,7 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
         ct_source_close(source);
         return NULL;
     }
+    ct_autobuf header = {0};
     struct ct_open how = {
         .source = source,
         .version = f->version,
@@ -66,7 +68,12 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
         .refuse_unencrypted = s->config.plain == KVFS_PLAIN_NONE,
         .policy_input = input,
     };
-    int r = ct_model_open(&how, &m, err);
+    int r = s->leases ? kvfs_leases_use(s->leases, source, &how, &header, err) : 0;
+    if (r) {
+        ct_source_close(source);
+    } else {
+        r = ct_model_open(&how, &m, err);
+    }
     json_decref(input);
     if (r) {
         return NULL;
@@ -318,12 +325,23 @@ static struct kvfs_handle *file_handle(const struct kvfs_opening *o, struct kvfs
     return h;
 }
 
+static int check_lease(const struct kvfs_serve *s, const struct kvfs_content *c, struct ct_err *err)
+{
+    const struct ct_model *m = kvfs_content_as_model(c);
+    return s->leases && m ? kvfs_leases_check(s->leases, ct_model_version(m), err) : 0;
+}
+
 static void do_open(void *arg)
 {
     struct kvfs_opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
     struct kvfs_content *c = content_of(s, o->node, o->uid, &err);
+    /* Meanwhile: its keys may be younger than the wiping. */
+    if (c && (atomic_load(&s->sealed) ? kvfs_seal_why(s, &err) : check_lease(s, c, &err))) {
+        kvfs_content_unref(c);
+        c = NULL;
+    }
     if (c && !(o->handle = file_handle(o, c))) {
         ct_err_set(&err, CT_NOMEM, "no memory to open a file");
         kvfs_content_unref(c);
@@ -377,7 +395,7 @@ void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     if (atomic_load(&s->sealed)) {
-        ct_err_set(&err, CT_SEALED, "the mount is sealed");
+        (void)kvfs_seal_why(s, &err);
         kvfs_reply_error(s, req, node, &err);
         return;
     }

@@ -5,7 +5,8 @@ static void read_snapshot(struct kvfs_serve *s, fuse_req_t req, const struct ct_
 {
     size_t at = (uint64_t)off < b->len ? (size_t)off : b->len;
     struct iovec iov = {b->data + at, b->len - at < size ? b->len - at : size};
-    kvfs_reply_data(s, req, &iov, 1);
+    kvfs_hand_over(s);
+    fuse_reply_iov(req, &iov, 1); /* no file's data: a sealed mount too says how it is */
 }
 
 void kvfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

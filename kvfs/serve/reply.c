@@ -22,10 +22,12 @@ static struct failure recent[RECENT];
 static unsigned recent_first, recent_count;
 static struct ct_ratelimit rate;
 
-void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *iov, int count)
+void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct kvfs_content *content,
+                     const struct iovec *iov, int count)
 {
-    if (atomic_load(&s->sealed)) {
-        fuse_reply_err(req, EKEYREVOKED);
+    struct ct_err why = CT_ERR_INIT;
+    if (atomic_load(&s->sealed) ? kvfs_seal_why(s, &why) : kvfs_content_revoked(content, &why)) {
+        fuse_reply_err(req, ct_err_errno(&why));
         return;
     }
     kvfs_hand_over(s);

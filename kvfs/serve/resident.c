@@ -202,6 +202,7 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
     }
     bool sealed = set->sealed;
     int32_t backing = r->failed ? 0 : r->backing;
+    pthread_cond_broadcast(&set->changed);
     pthread_mutex_unlock(&set->lock);
     if (r->failed) {
         resident_free(s, r);
@@ -210,7 +211,7 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
         struct kvfs_opening *o = waiters;
         waiters = o->next;
         if (sealed) {
-            ct_err_set(&err, CT_SEALED, "the mount is sealed");
+            (void)kvfs_seal_why(s, &err);
             kvfs_open_fail(o, &err);
         } else {
             kvfs_open_answer(o, backing);
@@ -502,12 +503,33 @@ static struct kvfs_resident *next_to_wipe(struct kvfs_resident_set *set)
     return NULL;
 }
 
+void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node)
+{
+    struct kvfs_resident_set *set = s->residents;
+    pthread_mutex_lock(&set->lock);
+    while (node->resident && node->resident->state != READY) {
+        pthread_cond_wait(&set->changed, &set->lock);
+    }
+    struct kvfs_resident *r = node->resident && !node->resident->wiped ? node->resident : NULL;
+    if (r) {
+        r->wiped = true;
+        r->users++; /* so that it stays */
+    }
+    pthread_mutex_unlock(&set->lock);
+    if (r) {
+        wipe(r);
+        pthread_mutex_lock(&set->lock);
+        r->users--;
+        pthread_mutex_unlock(&set->lock);
+    }
+}
+
 void kvfs_resident_seal(struct kvfs_serve *s)
 {
     struct kvfs_resident_set *set = s->residents;
     struct ct_err err = CT_ERR_INIT;
     struct kvfs_opening *all = NULL;
-    ct_err_set(&err, CT_SEALED, "the mount is sealed");
+    (void)kvfs_seal_why(s, &err);
     pthread_mutex_lock(&set->lock);
     set->sealed = set->off = true;
     for (struct kvfs_resident *r = set->list; r; r = r->next) {

@@ -34,6 +34,10 @@ bool kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node);
 /* For sealing, when no step runs any more: refuses who waits, wipes and truncates. */
 void kvfs_resident_seal(struct kvfs_serve *s);
 
+/* For revoking, when the content of the node's file is revoked already: waits for its population,
+ * wipes and truncates. Not from a pool thread. */
+void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node);
+
 struct kvfs_resident_info {
     const char *mode;     /* "none", "page", "populating", "resident" */
     uint64_t bytes, done; /* populating, resident */

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/paths.h"
-#include "kvfs/serve/serve.h"
 
 enum { ABSENT_SECONDS = 1, BUCKETS = 4096 };
 
@@ -56,24 +56,41 @@ static void read_manifest(struct kvfs_serve *s, struct governed *g)
     char path[PATH_MAX];
     struct kvfs_opened opened = {.fd = -1};
     struct ct_err err = CT_ERR_INIT;
+    struct ct_err why = CT_ERR_INIT;
+    struct ct_keysource *keys = s->keys;
+    const char *sha256 = NULL; /* that a release names */
     g->known = true;
     g->asked = now();
     g->present = false;
+    int rc = s->leases ? kvfs_leases_manifest(s->leases, g->dir, &keys, &sha256, &why) : 0;
     if (kvfs_path_join(path, g->dir, CT_MANIFEST_NAME) ||
         kvfs_source_open(s, path, &opened, &err)) {
         g->present = err.code != CT_NOTFOUND;
         g->why = err;
+        if (sha256 && !g->present) {
+            g->present = true;
+            ct_err_set(&g->why, CT_REJECTED,
+                       "the release names a manifest, and there is no " CT_MANIFEST_NAME);
+        }
         kvfs_opened_release(&opened); /* the target of a link that leads nowhere */
         return;
     }
     ct_autobuf text = {0};
     g->present = true;
-    if (opened.fd < 0) {
+    if (rc) {
+        g->why = why;
+    } else if (opened.fd < 0) {
         ct_err_set(&g->why, CT_REJECTED, CT_MANIFEST_NAME " is not a regular file");
     } else if (ct_read_fd(opened.fd, CT_MANIFEST_MAX, &text, &g->why)) {
         ct_err_wrap(&g->why, CT_MANIFEST_NAME);
     } else {
-        (void)ct_manifest_parse(text.data, text.len, s->keys, &g->manifest, &g->why);
+        (void)ct_manifest_parse(text.data, text.len, keys, &g->manifest, &g->why);
+    }
+    if (g->manifest && sha256 && strcmp(sha256, ct_manifest_digest(g->manifest)) != 0) {
+        ct_manifest_unref(g->manifest);
+        g->manifest = NULL;
+        ct_err_set(&g->why, CT_REJECTED,
+                   CT_MANIFEST_NAME " is not that of the generation which was released");
     }
     if (!g->manifest) {
         if (g->dir[0]) {

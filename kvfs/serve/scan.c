@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/paths.h"
-#include "kvfs/serve/serve.h"
 
 enum { DEPTH = 32 };
 
@@ -26,10 +26,17 @@ static void take_note(struct note *n, const char *path, const struct ct_err *why
 }
 
 /* Whether a key of this kid is there; a header without kids is for open to judge. */
-static void check_keys(struct scan *c, const char *path, const struct ct_measure *m)
+static void check_keys(struct scan *c, const char *path, const struct ct_version *v,
+                       const struct ct_measure *m)
 {
     uint8_t pub[CT_ED25519_PUB];
     struct ct_err why = CT_ERR_INIT;
+    if (c->s->leases) {
+        if (kvfs_leases_check(c->s->leases, v, &why)) {
+            take_note(&c->locked_out, path, &why);
+        }
+        return;
+    }
     struct ct_keyref sign = {.kid = {m->sign_kid, strlen(m->sign_kid)}};
     struct ct_secret *master = NULL;
     bool missing = m->sign_kid[0] && c->s->keys->verify(c->s->keys, &sign, pub, &why);
@@ -115,7 +122,7 @@ static int look_at(struct scan *c, const char *path)
         if (f.verdict.kind == KVFS_VERDICT_REFUSED) {
             note_refusal(c, path, &f);
         } else if (encrypted) {
-            check_keys(c, path, &f.measure);
+            check_keys(c, path, &f.version, &f.measure);
         }
         if (c->s->config.require_all && (encrypted || f.verdict.kind == KVFS_VERDICT_REFUSED) &&
             kvfs_try_open(c->s, path, c->err)) {

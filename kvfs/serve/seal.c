@@ -1,13 +1,114 @@
+#include <stdlib.h>
 #include <time.h>
 
 #include "format/base/log.h"
 #include "kvfs/serve/resident.h"
 
-void kvfs_seal(struct kvfs_serve *s, const char *why)
+int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
 {
-    if (atomic_exchange(&s->sealed, true)) {
+    if (!atomic_load(&s->sealed)) {
+        return ct_err_set(err, CT_SEALED, "the mount ends");
+    }
+    if (err) {
+        *err = s->seal_why;
+    }
+    return -1;
+}
+
+/* ---- some files ---- */
+
+struct found {
+    struct kvfs_node *node;       /* held */
+    struct kvfs_content *content; /* a reference, or NULL */
+};
+
+struct search {
+    bool (*is)(void *ctx, const struct kvfs_node *node);
+    void *ctx;
+    const struct ct_err *why;
+    struct found *all; /* NULL: only counts */
+    size_t count, room;
+};
+
+/* The content is revoked while the table is locked: an open that comes later finds it so. */
+static void take(void *ctx, struct kvfs_node *node)
+{
+    struct search *s = ctx;
+    if (node->kind != KVFS_NODE_FILE || !s->is(s->ctx, node)) {
         return;
     }
+    if (s->all && s->count < s->room) {
+        struct found *f = &s->all[s->count];
+        pthread_mutex_lock(&node->lock);
+        node->held++;
+        *f = (struct found){node, node->content ? kvfs_content_ref(node->content) : NULL};
+        pthread_mutex_unlock(&node->lock);
+        if (f->content) {
+            kvfs_content_revoke(f->content, s->why);
+        }
+    }
+    s->count++;
+}
+
+/* Every node that is, held. With more of them by the time they are taken, it is tried again. */
+static int search(struct kvfs_serve *s, struct search *q)
+{
+    for (;;) {
+        q->count = 0;
+        kvfs_table_each(s->table, take, q);
+        if (q->count <= q->room) {
+            return 0;
+        }
+        for (size_t i = 0; i < q->room; i++) {
+            kvfs_content_unref(q->all[i].content);
+            kvfs_table_release(s->table, q->all[i].node);
+        }
+        q->room = q->count + 64;
+        free(q->all);
+        q->all = calloc(q->room, sizeof(*q->all));
+        if (!q->all) {
+            return -1;
+        }
+    }
+}
+
+static void revoke_found(struct kvfs_serve *s, const struct found *f)
+{
+    kvfs_chunks_revoke(s->chunks, f->node);
+    kvfs_resident_revoke(s, f->node);
+    (void)fuse_lowlevel_notify_inval_inode(s->session, f->node->id, 0, 0);
+    struct ct_model *m = f->content ? kvfs_content_as_model(f->content) : NULL;
+    if (m) {
+        ct_model_forget(m);
+    }
+}
+
+void kvfs_revoke(struct kvfs_serve *s, bool (*is)(void *ctx, const struct kvfs_node *node),
+                 void *ctx, const struct ct_err *why)
+{
+    struct search q = {.is = is, .ctx = ctx, .why = why};
+    if (search(s, &q)) {
+        kvfs_seal(s, why); /* rather all than none */
+        return;
+    }
+    for (size_t i = 0; i < q.count; i++) {
+        revoke_found(s, &q.all[i]);
+        kvfs_content_unref(q.all[i].content);
+        kvfs_table_release(s->table, q.all[i].node);
+    }
+    ct_log(CT_LOG_ERROR, "%zu files are revoked: %s", q.count, why->msg);
+    free(q.all);
+}
+
+/* ---- all of them ---- */
+
+void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
+{
+    if (atomic_flag_test_and_set(&s->sealing)) {
+        return;
+    }
+    s->seal_why = *why;
+    atomic_store(&s->sealed, true);
     struct timespec begin;
     struct timespec end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -24,6 +125,6 @@ void kvfs_seal(struct kvfs_serve *s, const char *why)
     }
     ct_secret_wipe_all();
     clock_gettime(CLOCK_MONOTONIC, &end);
-    ct_log(CT_LOG_ERROR, "sealed: %s (%lld ms)", why,
+    ct_log(CT_LOG_ERROR, "sealed: %s (%lld ms)", why->msg,
            (long long)(end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);
 }

@@ -3,9 +3,9 @@
  *
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
- * rules.c (which manifest governs), source.c (asks the supervisor), chunks.c pool.c prefetch.c
- * ops_read.c (the read path), reply.c (errno and the only reply that carries file data),
- * statusdir.c (.kvfs/), seal.c.
+ * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
+ * from a server), chunks.c pool.c prefetch.c ops_read.c (the read path), reply.c (errno and the
+ * only reply that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -22,12 +22,14 @@
 #include "kvfs/serve/passthrough.h"
 
 struct kvfs_judge;        /* rules.c */
+struct kvfs_leases;       /* leases.h */
 struct kvfs_resident_set; /* resident.c */
 
 struct kvfs_serve {
     struct kvfs_config config;
     struct ct_keyring *keyring;
-    struct ct_keysource *keys; /* the seam: a keyring now, an exchange later */
+    struct ct_keysource *keys;  /* of the ring; NULL with a key server */
+    struct kvfs_leases *leases; /* NULL with local keys */
     struct kvfs_shared *shared;
     struct kvfs_table *table;
     struct kvfs_judge *judge;
@@ -36,10 +38,12 @@ struct kvfs_serve {
     struct fuse_session *session;
     struct kvfs_passthrough passthrough;
     atomic_bool sealed;
-    atomic_uint handed; /* see kvfs_hand_over() */
-    int control;        /* KVFS_FD_CONTROL */
-    int ended;          /* an eventfd: the session is over */
-    int64_t started;    /* seconds since the epoch */
+    atomic_flag sealing;
+    struct ct_err seal_why; /* once it is sealed */
+    atomic_uint handed;     /* see kvfs_hand_over() */
+    int control;            /* KVFS_FD_CONTROL */
+    int ended;              /* an eventfd: the session is over */
+    int64_t started;        /* seconds since the epoch */
 };
 
 /* ---- source.c: what the supervisor opens for us ---- */
@@ -60,6 +64,11 @@ int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number,
                          struct ct_err *err);
 /* CT_BUSY while somebody has it mapped. */
 int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err);
+/* A socket to a new courier (kvfs/mount/carry.h), the caller's, or -1. */
+int kvfs_source_courier(struct kvfs_serve *s, struct ct_err *err);
+/* Notes that a generation of a model was seen (0 only asks); *highest ever, 0 if none is known. */
+int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation, int64_t *highest,
+                     struct ct_err *err);
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 
@@ -122,8 +131,10 @@ void kvfs_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err);
 
 /* ---- reply.c ---- */
-/* The only function that hands file data to the kernel: tests the seal first. Answers `req`. */
-void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *iov, int count);
+/* The only function that hands file data to the kernel: tests first whether the mount is sealed or
+ * the content revoked. Answers `req`. */
+void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct kvfs_content *content,
+                     const struct iovec *iov, int count);
 /* The only place where a ct_err becomes an errno for a reader; counts, remembers, and logs one
  * rate-limited line (file, tensor, chunk, reason, reader). node may be NULL. */
 void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *node,
@@ -137,9 +148,15 @@ void kvfs_log_sink(void *ctx, enum ct_level level, const char *line);
 void kvfs_log_recent(struct ct_buf *out);
 
 /* ---- seal.c ---- */
-/* Refuses from now on, fails what is parked, invalidates every node ever served, wipes keys and
- * plaintext. Idempotent; not from a FUSE or pool thread. */
-void kvfs_seal(struct kvfs_serve *s, const char *why);
+/* Refuses from now on with `why`, fails what is parked, invalidates every node ever served, wipes
+ * keys and plaintext. For good: the first reason stays. Not from a FUSE or pool thread. */
+void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why);
+/* The same for the encrypted files that `is` tells, while the rest goes on. What is opened later
+ * has to be refused by whoever gives out its keys. */
+void kvfs_revoke(struct kvfs_serve *s, bool (*is)(void *ctx, const struct kvfs_node *node),
+                 void *ctx, const struct ct_err *why);
+/* Why it is sealed. -1. */
+int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err);
 
 /* The kernel never lets go of a node or of what fi->fh points to while a request for it is
  * unanswered. These two say so in the language's terms: the first before an answer, the second

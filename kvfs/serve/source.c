@@ -152,6 +152,38 @@ int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_er
                        : 0;
 }
 
+int kvfs_source_courier(struct kvfs_serve *s, struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_COURIER, "", "");
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    if (reply.error && fd >= 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd >= 0 ? fd : ct_err_set(err, CT_IO, "%s", reply.text);
+}
+
+int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation, int64_t *highest,
+                     struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_SEEN, "", model);
+    q.bytes = (uint64_t)generation;
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    *highest = reply.value;
+    return reply.error ? ct_err_set(err, CT_IO, "%s", reply.text) : 0;
+}
+
 static int tell(struct kvfs_serve *s, enum kvfs_request_type type, const char *text)
 {
     struct kvfs_request q = request_of(type, "", text);

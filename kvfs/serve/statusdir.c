@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
 static const char *const names[KVFS_STATUS_FILES] = {"status.json", "metrics", "log", "manifest"};
@@ -208,6 +209,15 @@ static json_t *options_of(const struct kvfs_config *c)
         (json_int_t)c->resident, "linger", (int)c->linger, "log_level", levels[c->log_level]);
 }
 
+/* Where keys come from: this mount's own files, or a server. */
+static json_t *keys_of(const struct kvfs_serve *s)
+{
+    return s->leases ? json_pack("{s:s,s:o,s:s}", "source", "server", "server",
+                                 text_or(s->config.server), "server_key", s->config.server_key)
+                     : json_pack("{s:s,s:I}", "source", "local", "count",
+                                 (json_int_t)ct_keyring_count(s->keyring));
+}
+
 static int put_status(struct kvfs_serve *s, struct ct_buf *out)
 {
     struct kvfs_chunks_stats c;
@@ -216,14 +226,16 @@ static int put_status(struct kvfs_serve *s, struct ct_buf *out)
     struct walk walk = {s, files};
     kvfs_table_each(s->table, add_file, &walk);
     json_t *all = json_pack(
-        "{s:s,s:o,s:o,s:i,s:I,s:s,s:{s:s,s:I},s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "version",
-        KVFS_VERSION, "source", text_or(s->config.source), "mountpoint",
-        text_or(s->config.mountpoint), "worker", (int)getpid(), "uptime",
-        (json_int_t)(time(NULL) - s->started), "state",
-        atomic_load(&s->sealed) ? "sealed" : "serving", "keys", "source", "local", "count",
-        (json_int_t)ct_keyring_count(s->keyring), "options", options_of(&s->config), "memory",
+        "{s:s,s:o,s:o,s:i,s:I,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "version", KVFS_VERSION,
+        "source", text_or(s->config.source), "mountpoint", text_or(s->config.mountpoint), "worker",
+        (int)getpid(), "uptime", (json_int_t)(time(NULL) - s->started), "state",
+        atomic_load(&s->sealed) ? "sealed" : "serving", "keys", keys_of(s), "leases",
+        kvfs_leases_status(s->leases), "options", options_of(&s->config), "memory",
         memory_of(s, &c), "crypto", crypto_of(&s->config), "counters", counters_of(&c), "manifests",
         kvfs_judge_manifests(s), "files", files, "failures", kvfs_reply_recent());
+    if (all && atomic_load(&s->sealed)) {
+        json_object_set_new(all, "sealed", text_or(s->seal_why.msg));
+    }
     char *text =
         all ? json_dumps(all, JSON_INDENT(1) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(4)) : NULL;
     if (text) {

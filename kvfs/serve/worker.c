@@ -10,9 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "keyclient/measure.h"
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
-enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20, TICK_MS = 1000 };
+enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20, TICK_MS = 1000, LEASE_TICK_MS = 200 };
 
 /* ---- start ---- */
 
@@ -36,8 +38,26 @@ static int take_hello(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_
     return 0;
 }
 
-static int read_keys(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_err *err)
+/* The one descriptor has the API key. */
+static int read_deploy_key(struct kvfs_serve *s, json_t *measurements, struct ct_err *err)
 {
+    ct_autobuf text = {0};
+    int r = ct_read_fd(KVFS_FD_KEYS, KEY_FILE_MAX, &text, err);
+    close(KVFS_FD_KEYS);
+    if (r) {
+        json_decref(measurements);
+        return ct_err_wrap(err, "the deploy key");
+    }
+    s->leases = kvfs_leases_new(text.data, text.len, s->config.server_key, measurements, err);
+    return s->leases ? 0 : -1;
+}
+
+static int read_keys(struct kvfs_serve *s, struct kvfs_hello *hello, json_t *measurements,
+                     struct ct_err *err)
+{
+    if (s->config.server[0]) {
+        return read_deploy_key(s, measurements, err);
+    }
     s->keyring = ct_keyring_new(err);
     if (!s->keyring) {
         return -1;
@@ -124,15 +144,23 @@ static void *watch(void *arg)
     struct pollfd p[] = {{.fd = s->control, .events = POLLRDHUP},
                          {.fd = s->ended, .events = POLLIN}};
     /* Replies are read by who asked; here only the end of the other side matters. */
+    int64_t ticked = 0;
     while (!(p[0].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
-        if (poll(p, 2, TICK_MS) == 0 && s->config.resident) {
+        int n = poll(p, 2, s->leases ? LEASE_TICK_MS : TICK_MS);
+        if (s->leases) {
+            kvfs_leases_tick(s->leases);
+        }
+        if (n == 0 && s->config.resident && kvfs_lease_now() - ticked >= TICK_MS) {
+            ticked = kvfs_lease_now();
             kvfs_chunks_run(s->chunks, tick, s);
         }
         if (p[1].revents) {
             return NULL;
         }
     }
-    kvfs_seal(s, "the supervisor is gone");
+    struct ct_err why = CT_ERR_INIT;
+    ct_err_set(&why, CT_SEALED, "the supervisor is gone");
+    kvfs_seal(s, &why);
     _exit(1);
 }
 
@@ -148,7 +176,16 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     ct_log_set_sink(kvfs_log_sink, NULL);
     kvfs_status_start();
     tzset();
-    if (sandbox->drop(&s->config, err) || read_keys(s, &hello, err) || open_session(s, err) ||
+    json_t *measurements = NULL; /* while there is a /proc */
+    s->ended = eventfd(0, EFD_CLOEXEC);
+    if (s->ended < 0 || (s->config.server[0] && !(measurements = kc_measure(err)))) {
+        return -1;
+    }
+    if (sandbox->drop(&s->config, err)) {
+        json_decref(measurements);
+        return -1;
+    }
+    if (read_keys(s, &hello, measurements, err) || open_session(s, err) ||
         !(s->table = kvfs_table_new(s->shared, err)) || !(s->judge = kvfs_judge_new(err)) ||
         !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err)) {
         return -1;
@@ -162,8 +199,7 @@ static int serve(struct kvfs_serve *s, const char *warning)
 {
     pthread_t watcher;
     struct fuse_loop_config *config = fuse_loop_cfg_create();
-    s->ended = eventfd(0, EFD_CLOEXEC);
-    if (!config || s->ended < 0 || pthread_create(&watcher, NULL, watch, s)) {
+    if (!config || pthread_create(&watcher, NULL, watch, s)) {
         return 1;
     }
     fuse_loop_cfg_set_max_threads(config, 10);
@@ -188,13 +224,17 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     static char warning[KVFS_TEXT_MAX];
     struct ct_err err = CT_ERR_INIT;
     s.control = KVFS_FD_CONTROL;
-    if (prepare(&s, sandbox, &err) || kvfs_scan(&s, warning, sizeof(warning), &err) ||
+    if (prepare(&s, sandbox, &err) || (s.leases && kvfs_leases_start(&s, &err)) ||
+        kvfs_scan(&s, warning, sizeof(warning), &err) ||
         !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err))) {
         kvfs_source_failed(&s, err.msg);
+        (void)eventfd_write(s.ended, 1);
+        kvfs_leases_stop(s.leases);
         return 1;
     }
     int r = serve(&s, warning);
     kvfs_chunks_stop(s.chunks);
+    kvfs_leases_stop(s.leases);
     ct_secret_wipe_all();
     return r;
 }

@@ -1,0 +1,26 @@
+/*
+ * Couriers: processes that carry the worker's requests to the key server (carry.h), one a socket.
+ * They have a socket(2), libcurl and the server's address, and no secret: what they carry is
+ * encrypted and signed for the other side. `kvfs courier UID GID URL [CA]` is not for users.
+ */
+#ifndef KVFS_MOUNT_COURIER_H
+#define KVFS_MOUNT_COURIER_H
+
+#include <sys/types.h>
+
+#include "format/base/err.h"
+#include "kvfs/mount/config.h"
+
+enum { KVFS_COURIERS_MAX = 160, KVFS_COURIER_FD = 3 };
+
+struct kvfs_couriers {
+    const struct kvfs_config *config; /* borrowed */
+    const char *ca;                   /* borrowed; NULL for the system's */
+    pid_t pids[KVFS_COURIERS_MAX];    /* 0: none */
+};
+
+/* Starts one; the worker's end of its socket, owned by the caller, or -1. It ends with the socket,
+ * or with this process. CT_BUSY when too many live. */
+int kvfs_courier_start(struct kvfs_couriers *c, struct ct_err *err);
+
+#endif
