@@ -356,7 +356,7 @@ int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err)
 void kvfs_lease_wait(struct kvfs_lease *l, int64_t until)
 {
     pthread_mutex_lock(&l->lock);
-    while (l->state == KVFS_LEASE_ASKING && kvfs_lease_now() < until) {
+    while (l->state == KVFS_LEASE_ASKING && (!l->why.code || kvfs_lease_now() < until)) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
         ts.tv_sec++;

@@ -71,7 +71,7 @@ int kvfs_gather(struct kvfs_serve *s, struct kvfs_leases *l, struct ct_err *err)
 
 /* ---- lease.c ---- */
 int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err);
-/* Waits until it is decided, until `until` at the latest. */
+/* Waits until it is decided, or `until` is over and the server was asked once. */
 void kvfs_lease_wait(struct kvfs_lease *l, int64_t until);
 /* Asks the threads to end, and then waits for them. One that is idle gives the lease back. */
 void kvfs_lease_stop(struct kvfs_lease *l);

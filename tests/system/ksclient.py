@@ -145,7 +145,7 @@ class Server:
         return self
 
     def start(self):
-        options = ["--listen=127.0.0.1:0", "--rate-login=0", "--rate-attest=0", "--settle=1",
+        options = [f"--listen=127.0.0.1:{self.port}", "--rate-login=0", "--rate-attest=0", "--settle=1",
                    *self.options]
         with open(self.logfile, "ab") as log:
             self.process = subprocess.Popen(

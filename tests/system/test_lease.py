@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
 """kvfs mount --server against a real key server over TLS: a subscriber with nothing but a deploy key,
 a URL, a thumbprint and a model's name; and everything that ends a lease."""
+import contextlib
 import errno
 import json
 import mmap
 import os
+import shlex
+import shutil
 import signal
 import socket
+import struct
+import subprocess
 import sys
 import time
 
 import kspostgres
 from ksclient import Publisher, Server, encrypt, header_of, sha, write_plain
-from kvfstest import Checks, Mount, kvfs, run, sanitized, wait_for, workdir
+from kvfstest import (KVFS, Checks, Mount, Skip, alive, kvfs, proc_status, processes, run,
+                      sanitized, wait_for, workdir)
 
 checks = Checks()
 check = checks.check
@@ -135,10 +141,373 @@ def test_release(world):
             assert world.bob not in world.server.log()
 
 
+def test_refusals(world):
+    server = world.server
+    with check("options: what goes together, and what does not"):
+        for words, arguments in (
+                ("https", world.arguments(url="http://localhost:1")),
+                ("https", world.arguments(url="https://me:secret@localhost:1")),
+                ("server-key", ["--server", "https://localhost:1"]),
+                ("server=URL", ["--model", "alice/m"]),
+                ("never from both", world.arguments("--key", world.source["m"] + ".jwks")),
+                ("OWNER/NAME", world.arguments(model="alice"))):
+            ran = kvfs("mount", world.source["m"], WORK, "-o", "nonempty", *arguments, check=False)
+            assert ran.returncode == 2 and words in ran.stderr, ran
+        ran = kvfs("mount", world.source["m"], WORK, "-o", "nonempty", *world.arguments(),
+                   check=False, env={**os.environ, "CRYPTOTENSOR_KEYS": "{}"})
+        assert ran.returncode == 2 and "CRYPTOTENSOR_KEYS" in ran.stderr, ran
+    with check("another thumbprint, another key, a model that is not subscribed, none of this name"):
+        world.fails("identity", pin="A" * 43)
+        write(os.path.join(WORK, "wrong.key"), b"kvfs_deploy_x")
+        world.fails("(denied", key=os.path.join(WORK, "wrong.key"))
+        world.fails("(denied", name="n", model="alice/n")
+        world.fails("(denied", model="alice/nothing")
+    with check("nobody there, another certificate, another name"):
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        world.fails("no answer from the key server", url=f"https://localhost:{port}")
+        other = Server().init()
+        arguments = world.arguments("--wait=0")
+        arguments[arguments.index("--ca") + 1] = os.path.join(other.dir, "tls.crt")
+        ran = kvfs("mount", world.source["m"], WORK, "-o", "nonempty", *arguments, check=False)
+        assert ran.returncode == 1 and "certificate" in ran.stderr, ran
+        world.fails("certificate", url=f"https://127.0.0.2:{server.port}")
+    with check("a baseline that was withdrawn, a profile that is not allowed"):
+        server.admin("baseline", "withdraw", "alice/m", world.digest)
+        world.fails("baseline_withdrawn")
+        server.admin("baseline", "add", "alice/m", world.digest)
+        server.admin("model", "set", "alice/m", "--profiles=strict")
+        world.fails("profile_refused")
+        server.admin("model", "set", "alice/m", "--profiles=none")
+    with check("a shard that is missing, one of another model"):
+        for name, change in (("missing", None), ("other", world.source["n"])):
+            copy = os.path.join(WORK, name)
+            shutil.copytree(world.source["m"], copy)
+            os.unlink(f"{copy}/{SHARDS[1]}")
+            if change:
+                shutil.copy(f"{change}/{SHARDS[1]}", f"{copy}/{SHARDS[1]}")
+            world.fails("body_outdated", source=copy)
+
+
+def test_deploy_key(world):
+    with check("the deploy key from the environment, a descriptor, systemd's credential"):
+        plain = [a for a in world.arguments() if a not in ("--deploy-key", world.key)]
+        credentials = os.path.join(WORK, "credentials")
+        os.mkdir(credentials)
+        write(f"{credentials}/kvfs-deploy-key", world.bob.encode())
+        for env, more in (({"KVFS_DEPLOY_KEY": world.bob}, []),
+                          ({"CREDENTIALS_DIRECTORY": credentials}, []),
+                          ({}, ["--deploy-key=fd:9"])):
+            path = os.path.join(WORK, "by-hand")
+            os.makedirs(path, exist_ok=True)
+            command = " ".join(map(shlex.quote, [KVFS, "mount", world.source["m"], path, *plain,
+                                                 *more]))
+            ran = run("bash", "-c", f"{command} 9<{world.key}", env={**os.environ, **env})
+            assert ran.returncode == 0, ran
+            assert same(f"{path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+            for pid in processes(path).values():
+                assert world.bob.encode() not in read(f"/proc/{pid}/environ")
+            kvfs("umount", path)
+        ran = kvfs("mount", world.source["m"], path, *plain, check=False)
+        assert ran.returncode == 1 and "--deploy-key" in ran.stderr, ran
+
+
+def test_changes(world):
+    """What lies on the disk changes after the release."""
+    def copied(name):
+        copy = os.path.join(WORK, name)
+        shutil.copytree(world.source["m"], copy)
+        return copy
+
+    with check("a header that changes after the release, a file put in another's place: EKEYREJECTED"):
+        copy = copied("changed")
+        with world.mount(source=copy) as m:
+            path = f"{copy}/{SHARDS[0]}"
+            whole = read(path)
+            with open(path, "r+b") as file:  # the same file: one blank less, one more
+                end = whole.index(b"}", 8 + struct.unpack("<Q", whole[:8])[0] - 64)
+                file.seek(whole.index(b",", 8) + 1)
+                del end
+                file.write(b" ")
+            refused(f"{m.path}/{SHARDS[0]}", errno.EKEYREJECTED)
+            write(path + ".new", read(f"{world.source['m']}/{SHARDS[0]}"))
+            os.rename(path + ".new", path)
+            kvfs("reload", m.path)
+            refused(f"{m.path}/{SHARDS[0]}", errno.EKEYREJECTED)
+            assert same(f"{m.path}/{SHARDS[1]}", f"{world.plain['m']}/{SHARDS[1]}")
+    with check("the manifest that the release names is gone, or another one: nothing is shown"):
+        copy = copied("bare")
+        os.unlink(f"{copy}/kvfs.manifest")
+        with world.mount(source=copy) as m:
+            for name in (SHARDS[0], "config.json"):
+                refused(f"{m.path}/{name}", errno.EKEYREJECTED)
+        shutil.copy(f"{world.source['n']}/kvfs.manifest", copy)
+        with world.mount(source=copy) as m:
+            refused(f"{m.path}/config.json", errno.EKEYREJECTED)
+
+
+class Reader:
+    """A process with a file mapped and open, that is told what to do: "map" and "read" give a byte of
+    the file, or an errno (SIGBUS as EFAULT: the kernel writes the byte to a pipe)."""
+
+    def __init__(self, path, offset):
+        self.ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.ours.close()
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                theirs.send(mapped[offset:offset + 1])
+                while theirs.recv(1):
+                    answer = []
+                    for way in (lambda: os.preadv(file.fileno(), [bytearray(1)], offset),
+                                lambda: self.through_pipe(mapped, offset)):
+                        try:
+                            answer.append(0 if way() == 1 else -1)
+                        except OSError as error:
+                            answer.append(error.errno)
+                    theirs.send(struct.pack("ii", *answer))
+            os._exit(0)
+        theirs.close()
+        assert len(self.ours.recv(1)) == 1
+
+    @staticmethod
+    def through_pipe(mapped, offset):
+        reading, writing = os.pipe()
+        try:
+            return os.write(writing, memoryview(mapped)[offset:offset + 1])
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+    def ask(self):
+        """(errno of a read, errno of a touch of the mapping); 0: it could be read."""
+        self.ours.send(b"?")
+        return struct.unpack("ii", self.ours.recv(8))
+
+    def end(self):
+        self.ours.close()
+        os.waitpid(self.pid, 0)
+
+
+def ends(m, code, within):
+    """The seconds until new opens, an old descriptor and an old mapping are refused."""
+    name = f"{m.path}/{SHARDS[0]}"
+    reader = Reader(name, os.path.getsize(name) - 1)
+    begin = time.monotonic()
+    yield
+    wait_for(lambda: 0 not in reader.ask(), within, "the end of a mapping")
+    took = time.monotonic() - begin
+    got = reader.ask()
+    assert got[0] in (code, -1) and got[1] == errno.EFAULT, got  # -1: end of a resident file
+    refused(name, code)
+    reader.end()
+    checks.note(f"{errno.errorcode[code]} after {took:.2f} s")
+
+
+@contextlib.contextmanager
+def lease_ends(m, code, within):
+    yield from ends(m, code, within)
+
+
+def lease_of(m):
+    return m.status()["leases"][0]
+
+
+def test_revocation(world):
+    server = world.server
+    for cache in ("page", "resident"):
+        with check(f"revoked with the file mapped: gone within a second (cache={cache})"):
+            with world.mount(options=[f"cache={cache}"]) as m:
+                if cache == "resident" and not is_resident(m):
+                    raise Skip("no resident mode here")
+                with lease_ends(m, errno.EKEYREVOKED, 1.5):
+                    server.admin("revoke", "lease", lease_of(m)["lease"])
+                status = m.status()
+                assert status["state"] == "sealed" and "revoked" in status["sealed"], status
+                assert "sealed" in kvfs("status", m.path).stdout
+                assert "sealed: the key server revoked" in read(f"{m.path}/.kvfs/log").decode()
+                rows = server.audit("lease_revoked")
+                assert rows, [row["event"] for row in server.audit()][-10:]
+                server.admin("subscription", "set", world.subscription["id"], "--max-leases=10")
+                refused(f"{m.path}/config.json", errno.EKEYREVOKED)
+
+
+def is_resident(m):
+    with open(f"{m.path}/{SHARDS[0]}", "rb") as file:
+        file.read()
+        files = m.status()["files"]
+    return any(f["cache"] == "resident" for f in files)
+
+
+def test_lease_end(world):
+    server = world.server
+    server.sql("UPDATE models SET lease_seconds = 3")
+    try:
+        with check("renewed in the background, over a restart of the server too"):
+            with world.mount() as m:
+                first = lease_of(m)
+                server.stop(signal.SIGKILL)
+                time.sleep(1.5)
+                server.start()
+                time.sleep(3)
+                assert lease_of(m)["lease"] == first["lease"] and lease_of(m)["state"] == "held"
+                assert same(f"{m.path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+        with check("a courier that is killed is replaced"):
+            with world.mount() as m:
+                for pid in couriers():
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(4)
+                assert lease_of(m)["state"] == "held" and couriers()
+                with lease_ends(m, errno.EKEYREVOKED, 2):
+                    server.admin("revoke", "lease", lease_of(m)["lease"])
+        with check("the server is gone: reads go on to the lease's end, and no second longer"):
+            with world.mount() as m:
+                begin = time.monotonic()
+                server.stop(signal.SIGKILL)
+                with lease_ends(m, errno.EKEYEXPIRED, 4.5):
+                    pass
+                assert time.monotonic() - begin > 1.5
+                assert "could not be renewed" in m.status()["sealed"], m.status()["sealed"]
+            server.start()
+        with check("an outage grace is for a server that cannot be reached"):
+            server.sql("UPDATE models SET lease_grace = 3")
+            with world.mount() as m:
+                server.stop(signal.SIGKILL)
+                time.sleep(4.2)
+                assert same(f"{m.path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+                server.start()
+                wait_for(lambda: lease_of(m)["seconds"] > 0, 4, "a renewal")
+                assert lease_of(m)["state"] == "held"
+    finally:
+        server.start() if not server.process else None
+        server.sql("UPDATE models SET lease_seconds = 900, lease_grace = 0")
+    with check("--wait: the server comes up while the mount waits for it"):
+        server.stop()
+        path = os.path.join(WORK, "patient")
+        os.makedirs(path, exist_ok=True)
+        with subprocess.Popen([KVFS, "mount", world.source["m"], path, *world.arguments("--wait=60")],
+                              stderr=subprocess.PIPE) as waiting:
+            time.sleep(1)
+            assert waiting.poll() is None, waiting.stderr.read()
+            server.start()
+            assert waiting.wait(20) == 0, waiting.stderr.read()
+        assert same(f"{path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+        kvfs("umount", path)
+
+
+def couriers():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if read(f"/proc/{pid}/comm") == b"kvfs-courier\n" and alive(pid):
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+def memory_of(pid):
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps, \
+            open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            begin, end = (int(n, 16) for n in line.split()[0].split("-"))
+            if "r" in line.split()[1] and "[v" not in line and end - begin < 1 << 30:
+                try:
+                    memory.seek(begin)
+                    yield memory.read(end - begin)
+                except (OSError, ValueError):
+                    continue
+
+
+def test_processes(world):
+    with check("the worker has no network; couriers have no secret and no privilege"):
+        with world.mount() as m:
+            assert couriers()
+            inodes = {os.readlink(f"/proc/{m.worker}/fd/{fd}")
+                      for fd in os.listdir(f"/proc/{m.worker}/fd")}
+            sockets = {name[8:-1] for name in inodes if name.startswith("socket:")}
+            for table in ("tcp", "tcp6", "udp", "udp6"):
+                for line in read(f"/proc/net/{table}").decode().splitlines()[1:]:
+                    assert line.split()[9] not in sockets, line
+            key = world.bob.encode()
+            if not sanitized():
+                assert any(key in part for part in memory_of(m.worker)), "the search finds nothing"
+            for pid in couriers():
+                assert not any(key in part for part in memory_of(pid))
+                status = proc_status(pid)
+                assert status["Uid"].split() == ["65534"] * 4 and status["CapEff"].strip("0") == ""
+                assert status["NoNewPrivs"] == "1", status
+    with check("when a mount ends, so do its couriers"):
+        wait_for(lambda: not couriers(), 3, "the end of the couriers")
+
+
+def test_many(world):
+    with check("without --model: a lease a model, and one that ends disturbs no other"):
+        both = os.path.join(WORK, "both")
+        for name in ("m", "n"):
+            shutil.copytree(world.source[name], f"{both}/{name}")
+        with world.mount(source=both, model=None) as m:
+            assert "n/" in m.output and "refused" in m.output, m.output
+            assert same(f"{m.path}/m/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+            refused(f"{m.path}/n/{SHARDS[0]}", errno.EACCES)
+        second = world.server.admin("subscription", "add", "alice/n", "bob")
+        with world.mount(source=both, model=None) as m:
+            names = {l["directory"]: l for l in m.status()["leases"]}
+            assert {l["model"] for l in names.values()} == {"alice/m", "alice/n"}
+            paths = {n: f"{m.path}/{n}/{SHARDS[0]}" for n in names}
+            readers = {n: Reader(path, os.path.getsize(path) - 1) for n, path in paths.items()}
+            world.server.admin("revoke", "subscription", second["id"])
+            wait_for(lambda: 0 not in readers["n"].ask(), 1.5, "the end of n")
+            assert readers["n"].ask() == (errno.EKEYREVOKED, errno.EFAULT)
+            assert readers["m"].ask() == (0, 0)
+            refused(paths["n"], errno.EKEYREVOKED)
+            assert same(paths["m"], f"{world.plain['m']}/{SHARDS[0]}")
+            status = m.status()
+            assert status["state"] == "serving"
+            assert {l["directory"]: l["state"] for l in status["leases"]} == {"m": "held", "n": "over"}
+            for reader in readers.values():
+                reader.end()
+
+
+def test_generations(world):
+    state = os.path.join(WORK, "state")
+    os.mkdir(state)
+    old = world.source["m"]
+    with check("a generation is remembered; a new one is told; an older one is refused"):
+        with world.mount("--state-dir", state) as m:
+            seen = json.loads(read(f"{state}/seen.json"))
+            assert seen == {world.server.thumbprint: {"alice/m": 1}}, seen
+            world.publish("m", 2)
+            wait_for(lambda: lease_of(m)["newest"] == 2, 3, "news of generation 2")
+            assert lease_of(m)["generation"] == 1 and lease_of(m)["state"] == "held"
+            assert same(f"{m.path}/config.json", f"{old}/config.json")
+        world.fails("body_outdated", source=old)
+        with world.mount("--state-dir", state) as m:
+            assert lease_of(m)["generation"] == 2
+            assert same(f"{m.path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+        write(f"{state}/seen.json",
+              json.dumps({world.server.thumbprint: {"alice/m": 3}}).encode())
+        world.fails("seen already", "--state-dir", state)
+    with check("a state file that makes no sense, a state directory that is not there: no mount"):
+        write(f"{state}/seen.json", b"[]")
+        world.fails("seen.json", "--state-dir", state)
+        world.fails("nowhere", "--state-dir", f"{state}/nowhere")
+
+
 def main():
     with kspostgres.chosen() as postgres, Server(postgres=postgres) as server:
         world = World(server)
         test_release(world)
+        test_refusals(world)
+        test_deploy_key(world)
+        test_changes(world)
+        test_processes(world)
+        test_revocation(world)
+        test_lease_end(world)
+        test_many(world)
+        test_generations(world)
     return checks.finish()
 
 
