@@ -23,9 +23,12 @@ int cmd_rewrap(int argc, char **argv);
 int cmd_rekey(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_measure(int argc, char **argv);
+int cmd_login(int argc, char **argv);
+int cmd_logout(int argc, char **argv);
+int cmd_publish(int argc, char **argv);
 
 /* Not for users: the worker's entry, exec'd by the supervisor (kvfs/serve/worker.h). */
-int cmd_measure(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 
 #endif
