@@ -13,7 +13,7 @@ enum { JWK_FILE_MAX = 1 << 20 };
 
 struct key {
     enum ct_alg alg;         /* NONE: Ed25519 */
-    char *kid;               /* "" when the JWK has none */
+    char *kid, *jku;         /* "" when the JWK has none */
     struct ct_secret *bytes; /* master key, or seed; NULL: public half only */
     uint8_t pub[CT_ED25519_PUB];
 };
@@ -34,6 +34,7 @@ static struct ct_span kid_of(const struct key *k)
 static void key_free(struct key *k)
 {
     free(k->kid);
+    free(k->jku);
     ct_secret_free(k->bytes);
 }
 
@@ -123,7 +124,8 @@ static int read_jwk(const json_t *jwk, struct key *k, struct ct_err *err)
         return ct_err_set(err, CT_MALFORMED, "kid is not a string");
     }
     k->kid = strdup(text_of(jwk, "kid"));
-    if (!k->kid) {
+    k->jku = strdup(text_of(jwk, "jku"));
+    if (!k->kid || !k->jku) {
         return ct_err_set(err, CT_NOMEM, "no memory for a key");
     }
     if (strcasecmp(kty, "oct") == 0) {
@@ -402,6 +404,16 @@ int ct_keyring_master(struct ct_keyring *r, const char *kid, const struct ct_sec
     *alg = k->alg;
     *kid_out = kid_of(k);
     return 0;
+}
+
+struct ct_span ct_keyring_jku(const struct ct_keyring *r, const struct ct_secret *key)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        if (r->keys[i].bytes == key) {
+            return (struct ct_span){r->keys[i].jku, strlen(r->keys[i].jku)};
+        }
+    }
+    return (struct ct_span){"", 0};
 }
 
 /* ---- making keys ---- */

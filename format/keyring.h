@@ -51,6 +51,10 @@ int ct_keyring_signer(struct ct_keyring *r, const char *kid, const struct ct_sec
 int ct_keyring_master(struct ct_keyring *r, const char *kid, const struct ct_secret **key,
                       enum ct_alg *alg, struct ct_span *kid_out, struct ct_err *err);
 
+/* The `jku` of the JWK that one of these two keys came from; n = 0 where it has none. Points into
+ * the ring. */
+struct ct_span ct_keyring_jku(const struct ct_keyring *r, const struct ct_secret *key);
+
 /* Makes a new random key and appends it as a JWK (with private members) to `out`, a wiped buffer;
  * with alg NONE an Ed25519 pair, and its public half as a second JWK to `pub_out`. */
 int ct_key_generate(enum ct_alg alg, const char *kid, struct ct_buf *out, struct ct_buf *pub_out,

@@ -48,6 +48,12 @@ int ct_encrypt_file(struct ct_source *in, const struct ct_version *v,
                     const char *name, struct ct_entry *entry, struct ct_entry_arena **arena,
                     struct ct_err *err);
 
+/* How long the header of that file would be: bytes 0..8+N-1, exactly. Encrypts and writes nothing.
+ */
+int ct_encrypt_header_len(struct ct_source *in, const struct ct_version *v,
+                          const struct ct_write_keys *keys, const struct ct_write_options *opt,
+                          uint64_t *len, struct ct_err *err);
+
 /* New wrapping, `__crypto_keys__` and signature for the same DEKs, IVs and body. `old` gives the
  * master and verification key of what is there; a new master key is for the same algorithm. Writes
  * a whole new file (the body is copied). Of `opt` only threads and progress matter. */

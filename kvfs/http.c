@@ -1,6 +1,7 @@
 #include "kvfs/http.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 
 #define HTTPS "https://"
 
-enum { CA_MAX = 4 << 20, URL_MAX = 2048 };
+enum { CA_MAX = 4 << 20 };
 
 struct kvfs_http {
     CURL *curl;
@@ -60,7 +61,7 @@ static bool url_has(CURLU *u, CURLUPart part)
 static bool url_ok(const char *url)
 {
     const size_t scheme = sizeof(HTTPS) - 1;
-    if (strncasecmp(url, HTTPS, scheme) != 0 || url[scheme] == '/' || strlen(url) > URL_MAX) {
+    if (strncasecmp(url, HTTPS, scheme) != 0 || url[scheme] == '/' || strlen(url) > KVFS_URL_MAX) {
         return false;
     }
     CURLU *u = curl_url();
@@ -271,7 +272,13 @@ static int call_failed(const struct kvfs_http *h, CURLcode code, const struct an
     } else if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_WEIRD_SERVER_REPLY) {
         kind = CT_MALFORMED;
     }
-    return ct_err_set(err, kind, "%s: %s", h->host, why);
+    ct_err_set(err, kind, "%s: %s", h->host, why);
+    curl_off_t begun = 0;
+    (void)curl_easy_getinfo(h->curl, CURLINFO_PRETRANSFER_TIME_T, &begun);
+    if (err && kind == CT_IO && begun == 0) {
+        err->sys = ECONNREFUSED;
+    }
+    return -1;
 }
 
 static CURLcode perform(struct kvfs_http *h, const char *path, struct curl_slist *headers,

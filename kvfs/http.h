@@ -23,6 +23,8 @@
 #include "format/base/bytes.h"
 #include "format/base/err.h"
 
+enum { KVFS_URL_MAX = 2048 }; /* bytes */
+
 struct kvfs_http_config {
     const char *url; /* https://HOST[:PORT][/PREFIX]; a prefix stands before every path */
     const char *ca;  /* PEM file of the only authorities to trust, or NULL for the system's */
@@ -46,7 +48,8 @@ struct kvfs_http *kvfs_http_open(const struct kvfs_http_config *config, struct c
  *   CT_REJECTED   the certificate does not verify, or is for another name
  *   CT_MALFORMED  more than `max` bytes, or not HTTP
  *   CT_NOMEM
- * After CT_IO it is not known whether the server did what was asked.
+ * After CT_IO it is not known whether the server did what was asked; but where err->sys is
+ * ECONNREFUSED there was no connection (for whatever reason), and it has not seen the request.
  */
 int kvfs_http_call(struct kvfs_http *h, const char *method, const char *path, const char *bearer,
                    const void *body, size_t n, unsigned seconds, size_t max, unsigned *status,

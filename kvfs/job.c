@@ -246,13 +246,25 @@ static void warn_unused(const struct kvfs_globs *g, const char *command)
 
 /* ---- a directory ---- */
 
+static int planned(struct run *r, struct ct_err *err)
+{
+    const struct kvfs_job_hooks *h = &r->job->hooks;
+    return h->planned ? h->planned(h->ctx, r->job, &r->plan, err) : 0;
+}
+
+static int written(const struct run *r, struct ct_err *err)
+{
+    const struct kvfs_job_hooks *h = &r->job->hooks;
+    return h->written ? h->written(h->ctx, r->job, &r->plan, kvfs_state_dir(r->state), err) : 0;
+}
+
 static int work(struct run *r, struct ct_err *err)
 {
-    if (kvfs_plan_make(r->job, &r->plan, err) ||
+    if (kvfs_plan_make(r->job, &r->plan, err) || planned(r, err) ||
         kvfs_state_open(r->job, &r->plan, &r->state, err)) {
         return -1;
     }
-    uint64_t todo = 0;
+    uint64_t todo = r->job->hooks.bytes;
     for (size_t i = 0; i < r->plan.count; i++) {
         const struct kvfs_task *t = &r->plan.tasks[i];
         int n = (int)strlen(t->item->path);
@@ -262,7 +274,10 @@ static int work(struct run *r, struct ct_err *err)
     r->width = r->width > 60 ? 60 : r->width;
     warn_of_space(r);
     kvfs_progress_start(todo, r->job->quiet);
-    return do_tasks(r, err) || do_manifests(r, err) || kvfs_state_finish(r->state, err) ? -1 : 0;
+    return do_tasks(r, err) || do_manifests(r, err) || written(r, err) ||
+                   kvfs_state_finish(r->state, err)
+               ? -1
+               : 0;
 }
 
 static void say_what_is_left(struct run *r)
@@ -422,6 +437,10 @@ int kvfs_job_run(struct kvfs_job *job)
         return kvfs_complain(job->command, &err);
     }
     job->write.progress = kvfs_progress_add;
+    if (job->tensors.count || job->skip_tensors.count) {
+        job->write.choose = kvfs_job_choose;
+        job->write.choose_ctx = job;
+    }
     int rc = S_ISDIR(st.st_mode) ? run_dir(job) : run_file(job);
     kvfs_job_release(job);
     return rc;

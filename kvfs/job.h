@@ -21,6 +21,20 @@
 enum kvfs_job_kind { KVFS_JOB_ENCRYPT, KVFS_JOB_REWRAP, KVFS_JOB_REKEY };
 enum kvfs_choice { KVFS_AS_USUAL, KVFS_YES, KVFS_NO };
 
+struct kvfs_job;
+struct kvfs_plan;
+
+/* What a command does besides; all members may be NULL. 0, or -1 with err, which ends the job. */
+struct kvfs_job_hooks {
+    /* Everything was looked at, nothing is written yet. May set the generation of a domain. */
+    int (*planned)(void *ctx, struct kvfs_job *job, struct kvfs_plan *plan, struct ct_err *err);
+    /* Everything is written to `dirfd`, but the job is not finished: --resume comes here again. */
+    int (*written)(void *ctx, const struct kvfs_job *job, const struct kvfs_plan *plan, int dirfd,
+                   struct ct_err *err);
+    void *ctx;
+    uint64_t bytes; /* that `written` adds to the progress; set by `planned` at the latest */
+};
+
 /* What the command line says; zero-initialised but for `kind` and `command`. */
 struct kvfs_job {
     enum kvfs_job_kind kind;
@@ -34,8 +48,9 @@ struct kvfs_job {
     enum kvfs_choice manifest;
     uint64_t generation; /* 0: as usual */
     bool resume, quiet;
+    struct kvfs_job_hooks hooks; /* for directories only */
 
-    /* Filled when it runs. */
+    /* Filled when it runs. A ring that is there already is used instead of `keys`. */
     struct ct_keyring *ring, *to_ring;
     struct ct_keysource *old; /* opens what is encrypted in the source; NULL for encrypt */
     struct ct_keysource *now; /* checks what was written */
@@ -47,6 +62,8 @@ struct kvfs_job {
 
 /* Options that all three take; the input is the struct kvfs_job. */
 extern const struct argp kvfs_job_argp;
+/* What those that encrypt plain files take besides. */
+extern const struct argp kvfs_encrypt_argp;
 /* Takes SRC, for a command's own parser: 0, or ARGP_ERR_UNKNOWN. Checks at the end that SRC and
  * --output are there. */
 error_t kvfs_job_parse_src(int key, char *arg, struct argp_state *state, struct kvfs_job *job);

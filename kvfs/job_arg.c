@@ -9,6 +9,13 @@ enum {
     OPT_MANIFEST,
     OPT_NO_MANIFEST,
     OPT_GENERATION,
+    OPT_VERSION,
+    OPT_CHUNK,
+    OPT_TENSORS,
+    OPT_SKIP,
+    OPT_POLICY,
+    OPT_REMOTE_POLICY,
+    OPT_COPY_PLAIN,
     THREADS_MAX = 1024,
 };
 
@@ -81,6 +88,66 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 const struct argp kvfs_job_argp = {.options = options, .parser = parse};
+
+/* ---- what encrypt and publish have besides ---- */
+
+static const struct argp_option encrypt_options[] = {
+    {"copy-plain", OPT_COPY_PLAIN, "GLOB", 0, "Take weights that match along unencrypted", 0},
+    {"chunk-size", OPT_CHUNK, "SIZE", 0, "Bytes under one tag (default 2M)", 0},
+    {"format-version", OPT_VERSION, "1|2", 0, "CryptoTensors version (default 2)", 0},
+    {"tensors", OPT_TENSORS, "GLOB", 0, "Encrypt only tensors that match; may be repeated", 0},
+    {"skip-tensors", OPT_SKIP, "GLOB", 0, "Leave tensors that match unencrypted", 0},
+    {"policy", OPT_POLICY, "FILE", 0, "Rego text that readers have to satisfy", 0},
+    {"remote-policy", OPT_REMOTE_POLICY, "FILE", 0, "Rego text for the key server", 0},
+    {0},
+};
+
+static error_t parse_format(int key, const char *arg, struct argp_state *state,
+                            struct kvfs_job *job)
+{
+    uint64_t n = 0;
+    if (key == OPT_VERSION) {
+        if (kvfs_parse_u64(arg, 2, &n) || n == 0) {
+            argp_error(state, "--format-version is 1 or 2");
+        }
+        job->write.version = (int)n;
+        return 0;
+    }
+    if (kvfs_parse_size(arg, &n) || n == 0 || n > (UINT64_C(1) << 32)) {
+        argp_error(state, "--chunk-size is 1 to 4G bytes");
+    }
+    job->write.chunk_size = n;
+    return 0;
+}
+
+static error_t parse_encrypt(int key, char *arg, struct argp_state *state)
+{
+    struct kvfs_job *job = state->input;
+    switch (key) {
+    case OPT_VERSION:
+    case OPT_CHUNK:
+        return parse_format(key, arg, state, job);
+    case OPT_TENSORS:
+        globs_add(&job->tensors, arg, state);
+        return 0;
+    case OPT_SKIP:
+        globs_add(&job->skip_tensors, arg, state);
+        return 0;
+    case OPT_COPY_PLAIN:
+        globs_add(&job->copy_plain, arg, state);
+        return 0;
+    case OPT_POLICY:
+        job->policy_file = arg;
+        return 0;
+    case OPT_REMOTE_POLICY:
+        job->remote_policy_file = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp kvfs_encrypt_argp = {.options = encrypt_options, .parser = parse_encrypt};
 
 error_t kvfs_job_parse_src(int key, char *arg, struct argp_state *state, struct kvfs_job *job)
 {

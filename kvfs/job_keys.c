@@ -56,13 +56,16 @@ static int find_signer(struct kvfs_job *job, struct ct_err *err)
         rc = ct_keyring_signer(ring, job->sign_kid, &w->seed, &w->sign_kid, job->sign_pub, err);
     }
     job->now = ct_keyring_source(ring);
+    if (rc == 0) {
+        w->sign_jku = ct_keyring_jku(ring, w->seed);
+    }
     return rc;
 }
 
 int kvfs_job_prepare(struct kvfs_job *job, struct ct_err *err)
 {
     struct ct_write_keys *w = &job->write_keys;
-    if (read_policies(job, err) || kvfs_keys_load(&job->keys, &job->ring, err)) {
+    if (read_policies(job, err) || (!job->ring && kvfs_keys_load(&job->keys, &job->ring, err))) {
         return -1;
     }
     if (job->to_keys.count && kvfs_keys_load(&job->to_keys, &job->to_ring, err)) {
@@ -73,6 +76,7 @@ int kvfs_job_prepare(struct kvfs_job *job, struct ct_err *err)
         find_signer(job, err)) {
         return -1;
     }
+    w->master_jku = ct_keyring_jku(to, w->master);
     if (job->kind != KVFS_JOB_ENCRYPT) {
         job->old = ct_keyring_source(job->ring);
     }

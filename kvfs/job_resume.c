@@ -16,7 +16,7 @@ static json_t *text_json(const char *text, size_t n)
 {
     ct_autobuf safe = {0};
     kvfs_put_safe(&safe, text, n);
-    return safe.failed ? NULL : json_stringn((const char *)safe.data, safe.len);
+    return safe.failed ? NULL : json_stringn(safe.len ? (const char *)safe.data : "", safe.len);
 }
 
 static json_t *globs_json(const struct kvfs_globs *g)
@@ -68,7 +68,9 @@ json_t *kvfs_resume_options(const struct kvfs_job *job)
         {"algorithm", json_string(ct_alg_name(k->alg))},
         {"master key", text_json(k->master_kid.p, k->master_kid.n)},
         {"master key, of the same kid", key_json(k->master)},
+        {"jku of the master key", text_json(k->master_jku.p, k->master_jku.n)},
         {"signing key", text_json(k->sign_kid.p, k->sign_kid.n)},
+        {"jku of the signing key", text_json(k->sign_jku.p, k->sign_jku.n)},
         {"format version", json_integer(job->write.version)},
         {"chunk size", json_integer((json_int_t)job->write.chunk_size)},
         {"generation", json_integer((json_int_t)job->generation)},

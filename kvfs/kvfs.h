@@ -23,8 +23,10 @@ int cmd_rewrap(int argc, char **argv);
 int cmd_rekey(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
-
 int cmd_measure(int argc, char **argv);
+int cmd_login(int argc, char **argv);
+int cmd_logout(int argc, char **argv);
+int cmd_publish(int argc, char **argv);
 
 /* Not for users: what the supervisor executes (kvfs/serve/worker.h, kvfs/mount/courier.h). */
 int cmd_worker(int argc, char **argv);

@@ -23,6 +23,9 @@ static const struct {
     {"inspect", cmd_inspect, "what a file says of itself; needs no key"},
     {"verify", cmd_verify, "read and authenticate every byte"},
     {"measure", cmd_measure, "the digest that a key server's baseline has to have"},
+    {"login", cmd_login, "log in to a key server, to publish"},
+    {"logout", cmd_logout, "end that"},
+    {"publish", cmd_publish, "encrypt a model with a key server's keys, and publish it there"},
     {"worker", cmd_worker, NULL},
     {"courier", cmd_courier, NULL},
 };

@@ -70,6 +70,20 @@ static int refuse_reserved(const struct ct_header *h, struct ct_err *err)
     return 0;
 }
 
+/* Reads what is to be encrypted, and makes the policy's text. */
+static int read_plain(struct ct_source *in, const struct ct_version *v,
+                      const struct ct_write_options *opt, struct ct_header **h,
+                      struct ct_buf *policy, struct ct_err *err)
+{
+    if (ct_header_read(in, v, NULL, h, err)) {
+        return -1;
+    }
+    return refuse_reserved(*h, err) ||
+                   ct_policy_text(opt->policy_local, opt->policy_remote, policy, err)
+               ? -1
+               : 0;
+}
+
 int ct_encrypt_file(struct ct_source *in, const struct ct_version *v,
                     const struct ct_write_keys *keys, const struct ct_write_options *opt, int dirfd,
                     const char *name, struct ct_entry *entry, struct ct_entry_arena **arena,
@@ -77,17 +91,32 @@ int ct_encrypt_file(struct ct_source *in, const struct ct_version *v,
 {
     struct ct_header *h = NULL;
     ct_autobuf policy = {0};
-    if (ct_header_read(in, v, NULL, &h, err)) {
-        return -1;
-    }
-    int r = refuse_reserved(h, err);
-    if (r == 0) {
-        r = ct_policy_text(opt->policy_local, opt->policy_remote, &policy, err);
-    }
+    int r = read_plain(in, v, opt, &h, &policy, err);
     if (r == 0) {
         const struct ct_span text = {(const char *)policy.data, policy.len};
         r = ct_encrypt_parsed(in, v, h, keys, opt, text, dirfd, name, entry, arena, err);
     }
+    ct_header_free(h);
+    return r;
+}
+
+/* Keys, IVs and tags have the same lengths whatever they are, so those of a plan that nothing is
+ * encrypted with will do. */
+int ct_encrypt_header_len(struct ct_source *in, const struct ct_version *v,
+                          const struct ct_write_keys *keys, const struct ct_write_options *opt,
+                          uint64_t *len, struct ct_err *err)
+{
+    struct ct_header *h = NULL;
+    struct ct_plan plan = {0};
+    ct_autobuf policy = {0};
+    int r = read_plain(in, v, opt, &h, &policy, err);
+    r = r ? r : ct_plan_make(&plan, h, keys, opt, NULL, err);
+    if (r == 0) {
+        const struct ct_span text = {(const char *)policy.data, policy.len};
+        const struct ct_header_out header = {h, &plan.keys, &plan.enc, text, keys->seed};
+        r = ct_header_out_len(&header, len, err);
+    }
+    ct_plan_free(&plan);
     ct_header_free(h);
     return r;
 }

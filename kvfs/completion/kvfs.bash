@@ -1,7 +1,8 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='encrypt inspect keygen measure mount rekey reload rewrap status umount verify warm'
+_kvfs_commands='encrypt inspect keygen login logout measure mount publish rekey reload rewrap status
+umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -46,7 +47,8 @@ _kvfs_value() {
     'mount --crypto') words='auto openssl ipsec' ;;
     *' -K' | *' --key-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
-    *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy')
+    *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
+        *' --ca' | *' --api-key')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;
@@ -79,8 +81,8 @@ _kvfs() {
     fi
     case $command in
     umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
-    measure) ;;
-    keygen) _kvfs_files -d "$cur" ;;
+    measure | login | logout) ;;
+    keygen | publish) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;
     esac
 }

@@ -20,7 +20,7 @@ enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
 enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
 enum kvfs_cache { KVFS_CACHE_AUTO, KVFS_CACHE_PAGE, KVFS_CACHE_RESIDENT };
 
-enum { KVFS_URL_MAX = 512, KVFS_MODEL_MAX = 130, KVFS_PIN_MAX = 44 }; /* with the NUL */
+enum { KVFS_SERVER_MAX = 512, KVFS_MODEL_MAX = 130, KVFS_PIN_MAX = 44 }; /* with the NUL */
 
 struct kvfs_config {
     char source[PATH_MAX];     /* SRC, absolute, resolved */
@@ -46,7 +46,7 @@ struct kvfs_config {
     uint32_t log_level;
     bool have_key_dir; /* the supervisor opens beneath --key-dir on request */
     char
-        server[KVFS_URL_MAX]; /* key server's URL; "": keys are local, and what follows is unused */
+        server[KVFS_SERVER_MAX]; /* key server's URL; "": keys are local, and what follows is unused */
     char server_key[KVFS_PIN_MAX]; /* thumbprint of its identity */
     char model[KVFS_MODEL_MAX];    /* OWNER/NAME; "": as each header's jku says */
     uint32_t wait;                 /* seconds to go on asking before the mount fails */

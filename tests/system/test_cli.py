@@ -181,7 +181,12 @@ def test_usage():
                      ["rekey", "x"], ["rewrap", "x", "-o", "y"], ["inspect"], ["verify"],
                      ["verify", "a", "b"], ["keygen", "--kid", "", "x"], ["mount"], ["mount", "x"],
                      ["mount", "x", "y", "z"], ["umount"], ["umount", "a", "b"],
-                     ["status", "a", "b"], ["reload"], ["reload", "a", "b"], ["nonsense"], []):
+                     ["status", "a", "b"], ["reload"], ["reload", "a", "b"], ["login"], ["login", "a", "b"],
+                     ["login", "https://a", "--wait", "x"], ["logout", "a", "b"],
+                     ["login", "https://a", "--api-key", "kvfs_publish_x"],
+                     ["login", "https://a", "--api-key", "f", "--api-key-fd", "3"],
+                     ["publish"], ["publish", "x"], ["publish", "x", "-o", "y", "--no-manifest"],
+                     ["publish", "x", "-o", "y", "--model", "a/b/c"], ["nonsense"], []):
             assert kvfs(*args, code=2).stderr, args
         for command in commands():
             assert f"kvfs {command}" in kvfs(command, "--help").stdout

@@ -85,6 +85,30 @@ def test_encrypt(src):
             assert len(body) == len(encrypted) and body != encrypted
             assert body[:64] not in read(f"{out}/{name}")
 
+    with check("encrypt: the header says what the keys' JWKs say: kid and, if there is one, jku"):
+        with open(OWNER, encoding="utf-8") as file:
+            jwks = json.load(file)
+        header, _ = header_of(read(f"{out}/model-00001-of-00003.safetensors"))
+        keys = json.loads(header["__metadata__"]["__crypto_keys__"])
+        assert "jku" not in keys["enc"] and "jku" not in keys["sign"], keys
+        for jwk in jwks["keys"]:
+            jwk["jku"] = "koalavault://" + jwk["kty"]
+        write(path("jku.jwks"), json.dumps(jwks))
+        kvfs("encrypt", src, "-o", fresh("jku"), "-k", path("jku.jwks"), "-q")
+        header, _ = header_of(read(path("jku/model-00001-of-00003.safetensors")))
+        keys = json.loads(header["__metadata__"]["__crypto_keys__"])
+        assert keys["enc"]["jku"] == "koalavault://oct", keys
+        assert keys["sign"]["jku"] == "koalavault://okp", keys
+        assert not verify(path("jku"), READER).stderr
+        write(path("nokid.jwks"), json.dumps({"keys": [
+            {k: v for k, v in jwk.items() if k != "kid" or jwk["kty"] == "okp"}
+            for jwk in jwks["keys"]]}))
+        kvfs("encrypt", src, "-o", fresh("nokid"), "-k", path("nokid.jwks"), "-q")
+        verify(path("nokid"), path("nokid.jwks"))
+        kvfs("rewrap", path("jku"), "-o", fresh("rewrapped"), "-k", OWNER, "--to-key", OWNER, "-q")
+        header, _ = header_of(read(path("rewrapped/model-00001-of-00003.safetensors")))
+        assert "jku" not in header["__metadata__"]["__crypto_keys__"]
+
     with check("encrypt: the manifest lists everything else"):
         listed = {e["path"]: e["kind"] for e in manifest_of(out)["entries"]}
         assert listed == {**{f"model-{i:05d}-of-00003.safetensors": "shard" for i in (1, 2, 3)},

@@ -377,6 +377,23 @@ Test(keyring, writers_keys)
     ct_keyring_free(r);
 }
 
+Test(keyring, jku_of_writers_keys)
+{
+    static const char set[] =
+        SET("{\"kty\":\"oct\",\"alg\":\"aes256gcm\",\"kid\":\"a\",\"k\":\"" K32
+            "\",\"jku\":\"file:///a\"}," OKP("s", SEED));
+    struct ct_keyring *r = ring_of(set);
+    const struct ct_secret *key = NULL;
+    enum ct_alg alg = CT_ALG_NONE;
+    struct ct_span kid;
+    uint8_t pub[32];
+    cr_assert_eq(ct_keyring_master(r, NULL, &key, &alg, &kid, NULL), 0);
+    cr_expect(ct_span_eq(ct_keyring_jku(r, key), "file:///a"));
+    cr_assert_eq(ct_keyring_signer(r, NULL, &key, &kid, pub, NULL), 0);
+    cr_expect_eq(ct_keyring_jku(r, key).n, 0);
+    ct_keyring_free(r);
+}
+
 Test(keyring, generated_keys_are_read_back)
 {
     static const char *const kids[] = {"k", "", "with \"quotes\" and \\ and \xc3\xbc"};

@@ -35,7 +35,10 @@ static void roundtrip(const struct dir *d, const struct ct_buf *plain, const cha
     const struct ct_write_keys keys = keys_of(ring, kid, "s-1");
     put_file(d->fd, "plain", plain);
     struct ct_source *s = source_of(d->fd, "plain", &v);
-    int r = ct_encrypt_file(s, &v, &keys, opt, d->fd, "out", &entry, &arena, &err);
+    uint64_t header = 0;
+    int r = ct_encrypt_header_len(s, &v, &keys, opt, &header, &err);
+    cr_assert_eq(r, 0, "%s: %s", what, err.msg);
+    r = ct_encrypt_file(s, &v, &keys, opt, d->fd, "out", &entry, &arena, &err);
     cr_assert_eq(r, 0, "%s: %s", what, err.msg);
     ct_source_close(s);
     enum ct_code code = view_of(d->fd, "out", ct_keyring_source(ring), &view, &err);
@@ -43,7 +46,7 @@ static void roundtrip(const struct dir *d, const struct ct_buf *plain, const cha
     cr_assert_eq(ct_cmp_bytes(view.data, view.len, plain->data, plain->len), 0, "%s: view", what);
 
     s = source_of(d->fd, "out", &v);
-    cr_assert_eq(v.size % 1, 0);
+    cr_assert_eq(v.size, header + entry.size, "%s: length of the header", what);
     r = ct_shard_entry(s, &v, ct_keyring_source(ring), &again, &arena2, &err);
     cr_assert_eq(r, 0, "%s: %s", what, err.msg);
     ct_source_close(s);
