@@ -46,6 +46,10 @@ static int open_keys(const struct kvfs_mount_options *o, struct kvfs_job *job, i
         return ct_err_set(err, CT_USAGE,
                           KVFS_KEYS_ENV " is set: keys come from the server or from there");
     }
+    job->ca_fd = o->ca ? open(o->ca, O_RDONLY | O_CLOEXEC) : -1;
+    if (o->ca && job->ca_fd < 0) {
+        return ct_err_sys(err, errno, "option ca: %s", o->ca);
+    }
     job->state_fd = kvfs_seen_open(o->state_dir, err);
     return err->code ? -1 : kvfs_deploy_key_open(o->deploy_key, env_deploy, job->keys, err);
 }
@@ -79,8 +83,12 @@ int cmd_mount(int argc, char **argv)
 {
     static struct kvfs_mount_options options;
     static struct kvfs_key_files keys;
-    struct kvfs_job job = {
-        .options = &options, .source_fd = -1, .key_dir_fd = -1, .state_fd = -1, .keys = &keys};
+    struct kvfs_job job = {.options = &options,
+                           .source_fd = -1,
+                           .key_dir_fd = -1,
+                           .ca_fd = -1,
+                           .state_fd = -1,
+                           .keys = &keys};
     struct ct_err err = CT_ERR_INIT;
     kvfs_no_core();
     int env_keys = kvfs_keys_from_env(KVFS_KEYS_ENV, &err);

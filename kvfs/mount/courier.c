@@ -37,13 +37,16 @@ static char **courier_environment(void)
 /* In the child. */
 static void exec_courier(const struct kvfs_couriers *c, int sock)
 {
+    static char ca[32];
+    const int first = KVFS_COURIER_CA + 1;
     char uid[16];
     char gid[16];
     sigset_t none;
     (void)snprintf(uid, sizeof(uid), "%u", c->config->worker_uid);
     (void)snprintf(gid, sizeof(gid), "%u", c->config->worker_gid);
-    char *const argv[] = {(char[]){"kvfs"},          (char[]){"courier"}, uid, gid,
-                          (char *)c->config->server, (char *)c->ca,       NULL};
+    (void)snprintf(ca, sizeof(ca), "/proc/self/fd/%d", KVFS_COURIER_CA);
+    char *const argv[] = {(char[]){"kvfs"},          (char[]){"courier"},      uid, gid,
+                          (char *)c->config->server, c->ca_fd < 0 ? NULL : ca, NULL};
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     (void)setsid();
     (void)sigemptyset(&none);
@@ -52,9 +55,10 @@ static void exec_courier(const struct kvfs_couriers *c, int sock)
         (void)dup2(null, fd);
     }
     /* dup2() of a descriptor to itself would leave it CLOEXEC. */
-    sock = fcntl(sock, F_DUPFD_CLOEXEC, KVFS_COURIER_FD + 1);
-    if (dup2(sock, KVFS_COURIER_FD) >= 0 &&
-        syscall(SYS_close_range, KVFS_COURIER_FD + 1, ~0U, 0) == 0) {
+    sock = fcntl(sock, F_DUPFD_CLOEXEC, first);
+    int certificates = fcntl(c->ca_fd < 0 ? null : c->ca_fd, F_DUPFD_CLOEXEC, first);
+    if (dup2(sock, KVFS_COURIER_FD) >= 0 && dup2(certificates, KVFS_COURIER_CA) >= 0 &&
+        syscall(SYS_close_range, first, ~0U, 0) == 0) {
         (void)execve("/proc/self/exe", argv, courier_environment());
     }
     _exit(1);

@@ -431,8 +431,9 @@ static int start(struct supervisor *s, struct ct_err *err)
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
     make_tmpfs(s);
-    s->requests = (struct kvfs_requests){
-        .job = s->job, .tmpfs = s->tmpfs, .couriers = {.config = s->config, .ca = o->ca}};
+    s->requests = (struct kvfs_requests){.job = s->job,
+                                         .tmpfs = s->tmpfs,
+                                         .couriers = {.config = s->config, .ca_fd = s->job->ca_fd}};
     if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
         unmount(s);
         return -1;

@@ -14,6 +14,7 @@ struct kvfs_job {
     struct kvfs_mount_options *options; /* complete; SRC, MNT and --key-dir resolved */
     int source_fd;                      /* SRC */
     int key_dir_fd;                     /* --key-dir, or -1 */
+    int ca_fd;                          /* --ca, or -1 */
     int state_fd;                       /* the state directory, or -1 */
     struct kvfs_key_files *keys;        /* closed as soon as the worker has them */
 };

@@ -205,6 +205,7 @@ static int acquire(struct way *w)
     while (l->exchange && run_exchange(w, &again, &err)) {
         pthread_mutex_lock(&l->lock);
         l->why = err;
+        pthread_cond_broadcast(&l->changed);
         bool go_on = again == KC_LATER && pause_until(l, kvfs_lease_now() + next_pause(&pause));
         pthread_mutex_unlock(&l->lock);
         if (!go_on) {
@@ -239,6 +240,8 @@ static void renew(struct way *w)
             ct_log(CT_LOG_WARN, "%s: the lease is not renewed: %s", l->model, err.msg);
             pthread_mutex_lock(&l->lock);
             l->why = err;
+            int64_t left = (kvfs_lease_deadline(l) - kvfs_lease_now()) / 4;
+            pause = pause < left ? pause : left > PAUSE_MS ? left : PAUSE_MS;
             go_on = pause_until(l, kvfs_lease_now() + next_pause(&pause)) &&
                     l->state == KVFS_LEASE_HELD;
             pthread_mutex_unlock(&l->lock);
