@@ -45,10 +45,10 @@ _kvfs_value() {
     'mount --update') words='pin follow' ;;
     'mount --cache') words='auto page resident' ;;
     'mount --crypto') words='auto openssl ipsec' ;;
-    *' -K' | *' --key-dir') _kvfs_files -d "$3" && return ;;
+    *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
-        *' --ca' | *' --api-key')
+        *' --ca' | *' --api-key' | 'mount --deploy-key')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;
