@@ -34,7 +34,8 @@ PROBES = {
     "debug": (None, lambda m: level_of(m), True),
     "log-level": ("debug", lambda m: level_of(m), True),
 }
-ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground"}  # tested by themselves
+ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
+             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir"}  # test_lease
 
 
 def mount_options(m):
