@@ -48,10 +48,14 @@ static int create(struct kvfs_publish *p, struct ct_err *err)
     (void)snprintf(path, sizeof(path), "/api/resources/%s/models", p->owner);
     struct kvfs_api_request q = {.method = "POST", .path = path, .body = &body};
     int rc = kvfs_session_call(&p->session, &q, &answer, err);
-    json_decref(answer.data);
     p->made = rc == 0;
-    /* `exists`: by an attempt of which no answer came, or by somebody else. */
-    return rc && strcmp(answer.code, "exists") != 0 ? -1 : kvfs_publish_look(p, err);
+    if (rc == 0) {
+        rc = take_model(p, answer.data, err);
+    } else if (strcmp(answer.code, "exists") == 0) {
+        rc = kvfs_publish_look(p, err); /* by an attempt of which no answer came, or another's */
+    }
+    json_decref(answer.data);
+    return rc;
 }
 
 int kvfs_publish_model(struct kvfs_publish *p, struct ct_err *err)
