@@ -89,7 +89,6 @@ static int refresh(struct kvfs_session *s, struct kvfs_logins *l, json_t *entry,
     if (kvfs_logins_write(l, err)) {
         return -1;
     }
-    (void)snprintf(s->user, sizeof(s->user), "%s", text_of(entry, "user"));
     int rc = post_token(&s->api, REFRESH, "refresh_token", text_of(entry, "refresh_token"), &answer,
                         err);
     if (rc && strcmp(answer.code, "token_invalid") == 0) {
@@ -98,6 +97,9 @@ static int refresh(struct kvfs_session *s, struct kvfs_logins *l, json_t *entry,
     json_t *kept = json_incref(entry); /* url and ca are of it */
     rc = rc || take_access(answer.data, &s->access, err) || keep(l, url, ca, answer.data, err);
     json_decref(kept);
+    if (rc == 0) {
+        (void)snprintf(s->user, sizeof(s->user), "%s", text_of(answer.data, "username"));
+    }
     json_decref(answer.data);
     return rc ? -1 : 0;
 }

@@ -273,6 +273,17 @@ def test_limits(world):
         assert world.generation("big") == 0
         kvfs.publish(big, path("bigout"), "--chunk-size", "1M")
 
+    with check("a remote policy that the server can't read is refused before; one that it can is kept"):
+        for text, code in (("package model\nallow = http.send({})", 1),
+                           ('package model\nallow = input.user == "bob"', 0)):
+            with open(path("remote.rego"), "w", encoding="utf-8") as file:
+                file.write(text)
+            between.reset()
+            ran = kvfs.publish(big, fresh("bigout"), "--chunk-size", "1M", "--remote-policy",
+                               path("remote.rego"), code=code)
+            assert code == 0 or ("remote.rego" in ran.stderr and not os.path.exists(path("bigout")))
+            assert code == 0 or not any("/files" in what for what in between.seen)
+
     with check("batches of a hundred; after a kill between them only the rest is sent"):
         many = make_model("many", [f"{i}.safetensors" for i in range(120)], size=8)
 
