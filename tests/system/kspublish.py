@@ -193,6 +193,14 @@ class Producer:
         with open(self.file, encoding="utf-8") as file:
             return json.load(file)[0]["refresh_token"]
 
+    def age(self):
+        """The access token is not used any more."""
+        with open(self.file, encoding="utf-8") as file:
+            entries = json.load(file)
+        entries[0]["access_expires"] = "2026-01-01T00:00:00Z"
+        with open(self.file, "w", encoding="utf-8") as file:
+            json.dump(entries, file)
+
     def run(self, *arguments, code=0, env=None, stdin="", **more):
         """Any exit code is right where code is None."""
         environ = {k: v for k, v in os.environ.items()
