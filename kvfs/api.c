@@ -141,6 +141,7 @@ int kvfs_api_call(const struct kvfs_api *api, const struct kvfs_api_request *q,
             return -1;
         }
         if (n == 0) {
+            kvfs_progress_hide();
             kvfs_warn(api->command, "%s; trying again for up to %u s", e->msg, api->patience);
         }
         if (pause_for(n, until, e)) {

@@ -1,20 +1,19 @@
 #include "kvfs/http.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <string.h>
 #include <strings.h>
 
 #include "format/base/file.h"
-#include "format/base/secret.h"
+#include "kvfs/curl.h"
 
 #define HTTPS "https://"
 
 enum { CA_MAX = 4 << 20 };
 
 struct kvfs_http {
+    const struct kvfs_curl *lib;
     CURL *curl;
     char *url;  /* without '/' at the end */
     char *host; /* HOST[:PORT], for messages */
@@ -22,59 +21,35 @@ struct kvfs_http {
     char why[CURL_ERROR_SIZE];
 };
 
-/* ---- libcurl's memory holds tokens and keys: it is wiped when it is freed ---- */
-
-static void *wiping_calloc(size_t count, size_t size)
-{
-    uint64_t n;
-    void *p = ct_mul_u64(count, size, &n) ? ct_wiping_malloc(n) : NULL;
-    return p ? memset(p, 0, n) : NULL;
-}
-
-static char *wiping_strdup(const char *s)
-{
-    size_t n = strlen(s) + 1;
-    char *p = ct_wiping_malloc(n);
-    return p ? memcpy(p, s, n) : NULL;
-}
-
-static CURLcode global_result;
-
-static void init_global(void)
-{
-    global_result = curl_global_init_mem(CURL_GLOBAL_DEFAULT, ct_wiping_malloc, ct_wiping_free,
-                                         ct_wiping_realloc, wiping_strdup, wiping_calloc);
-}
-
 /* ---- opening ---- */
 
-static bool url_has(CURLU *u, CURLUPart part)
+static bool url_has(const struct kvfs_curl *lib, CURLU *u, CURLUPart part)
 {
     char *text = NULL;
-    bool has = curl_url_get(u, part, &text, 0) == CURLUE_OK;
-    curl_free(text);
+    bool has = lib->url_get(u, part, &text, 0) == CURLUE_OK;
+    lib->free(text);
     return has;
 }
 
 /* libcurl's parser is lenient: it takes one slash for two, and three for two. A password in the
  * text would be in argv. */
-static bool url_ok(const char *url)
+static bool url_ok(const struct kvfs_curl *lib, const char *url)
 {
     const size_t scheme = sizeof(HTTPS) - 1;
     if (strncasecmp(url, HTTPS, scheme) != 0 || url[scheme] == '/' || strlen(url) > KVFS_URL_MAX) {
         return false;
     }
-    CURLU *u = curl_url();
-    bool ok = u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
-              !url_has(u, CURLUPART_USER) && !url_has(u, CURLUPART_PASSWORD) &&
-              !url_has(u, CURLUPART_QUERY) && !url_has(u, CURLUPART_FRAGMENT);
-    curl_url_cleanup(u);
+    CURLU *u = lib->url();
+    bool ok = u && lib->url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+              !url_has(lib, u, CURLUPART_USER) && !url_has(lib, u, CURLUPART_PASSWORD) &&
+              !url_has(lib, u, CURLUPART_QUERY) && !url_has(lib, u, CURLUPART_FRAGMENT);
+    lib->url_cleanup(u);
     return ok;
 }
 
 static int take_url(struct kvfs_http *h, const char *url, struct ct_err *err)
 {
-    if (!url_ok(url)) {
+    if (!url_ok(h->lib, url)) {
         return ct_err_set(err, CT_USAGE, "the server's URL has to be https://HOST[:PORT][/PREFIX]");
     }
     size_t n = strlen(url);
@@ -102,9 +77,9 @@ static int take_ca(struct kvfs_http *h, const char *ca, struct ct_err *err)
     }
     struct curl_blob blob = {.data = pem.data, .len = pem.len, .flags = CURL_BLOB_COPY};
     /* libcurl would trust the system's directory besides. */
-    if (curl_easy_setopt(h->curl, CURLOPT_CAINFO_BLOB, &blob) ||
-        curl_easy_setopt(h->curl, CURLOPT_CAINFO, NULL) ||
-        curl_easy_setopt(h->curl, CURLOPT_CAPATH, NULL)) {
+    if (h->lib->easy_setopt(h->curl, CURLOPT_CAINFO_BLOB, &blob) ||
+        h->lib->easy_setopt(h->curl, CURLOPT_CAINFO, NULL) ||
+        h->lib->easy_setopt(h->curl, CURLOPT_CAPATH, NULL)) {
         return ct_err_set(err, CT_UNSUPPORTED, "this libcurl takes no CA file");
     }
     return 0;
@@ -116,6 +91,7 @@ static size_t take_answer(const char *p, size_t size, size_t n, void *ctx);
 static int set_options(struct kvfs_http *h, unsigned connect_seconds, struct ct_err *err)
 {
     CURL *c = h->curl;
+    const struct kvfs_curl *lib = h->lib;
     CURLcode bad = CURLE_OK;
     const struct {
         CURLoption option;
@@ -133,12 +109,12 @@ static int set_options(struct kvfs_http *h, unsigned connect_seconds, struct ct_
         {CURLOPT_CONNECTTIMEOUT, connect_seconds},
     };
     for (size_t i = 0; i < sizeof(longs) / sizeof(*longs) && !bad; i++) {
-        bad = curl_easy_setopt(c, longs[i].option, longs[i].value);
+        bad = lib->easy_setopt(c, longs[i].option, longs[i].value);
     }
-    if (bad || curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "https") ||
-        curl_easy_setopt(c, CURLOPT_USERAGENT, "kvfs/" KVFS_VERSION) ||
-        curl_easy_setopt(c, CURLOPT_ERRORBUFFER, h->why) ||
-        curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, take_answer)) {
+    if (bad || lib->easy_setopt(c, CURLOPT_PROTOCOLS_STR, "https") ||
+        lib->easy_setopt(c, CURLOPT_USERAGENT, "kvfs/" KVFS_VERSION) ||
+        lib->easy_setopt(c, CURLOPT_ERRORBUFFER, h->why) ||
+        lib->easy_setopt(c, CURLOPT_WRITEFUNCTION, take_answer)) {
         return ct_err_set(err, CT_UNSUPPORTED, "this libcurl lacks an option that is needed");
     }
     return 0;
@@ -146,14 +122,17 @@ static int set_options(struct kvfs_http *h, unsigned connect_seconds, struct ct_
 
 struct kvfs_http *kvfs_http_open(const struct kvfs_http_config *config, struct ct_err *err)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, init_global);
-    struct kvfs_http *h = calloc(1, sizeof(*h));
-    if (!h || global_result || !(h->curl = curl_easy_init())) {
-        free(h);
-        (void)ct_err_set(err, CT_NOMEM, "libcurl does not start");
+    const struct kvfs_curl *lib = kvfs_curl_load(err);
+    if (!lib) {
         return NULL;
     }
+    struct kvfs_http *h = calloc(1, sizeof(*h));
+    if (!h || !(h->curl = lib->easy_init())) {
+        free(h);
+        (void)ct_err_set(err, CT_NOMEM, "no memory for a connection");
+        return NULL;
+    }
+    h->lib = lib;
     if (take_url(h, config->url, err) || set_options(h, config->connect_seconds, err) ||
         take_ca(h, config->ca, err)) {
         kvfs_http_close(h);
@@ -172,9 +151,9 @@ static int ask_stop(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_of
 void kvfs_http_stop_when(struct kvfs_http *h, bool (*stop)(void))
 {
     h->stop = stop;
-    (void)curl_easy_setopt(h->curl, CURLOPT_XFERINFOFUNCTION, ask_stop);
-    (void)curl_easy_setopt(h->curl, CURLOPT_XFERINFODATA, h);
-    (void)curl_easy_setopt(h->curl, CURLOPT_NOPROGRESS, 0L);
+    (void)h->lib->easy_setopt(h->curl, CURLOPT_XFERINFOFUNCTION, ask_stop);
+    (void)h->lib->easy_setopt(h->curl, CURLOPT_XFERINFODATA, h);
+    (void)h->lib->easy_setopt(h->curl, CURLOPT_NOPROGRESS, 0L);
 }
 
 const char *kvfs_http_url(const struct kvfs_http *h)
@@ -185,7 +164,7 @@ const char *kvfs_http_url(const struct kvfs_http *h)
 void kvfs_http_close(struct kvfs_http *h)
 {
     if (h) {
-        curl_easy_cleanup(h->curl);
+        h->lib->easy_cleanup(h->curl);
         free(h->url);
         free(h->host);
         free(h);
@@ -214,49 +193,53 @@ static size_t take_answer(const char *p, size_t size, size_t n, void *ctx)
     return a->out->failed ? 0 : n;
 }
 
-static int add_header(struct curl_slist **list, const char *line)
+static int add_header(const struct kvfs_http *h, struct curl_slist **list, const char *line)
 {
-    struct curl_slist *longer = curl_slist_append(*list, line);
+    struct curl_slist *longer = h->lib->slist_append(*list, line);
     if (longer) {
         *list = longer;
     }
     return longer ? 0 : -1;
 }
 
-static int make_headers(struct curl_slist **list, const char *bearer, bool has_body)
+static int make_headers(const struct kvfs_http *h, struct curl_slist **list, const char *bearer,
+                        bool has_body)
 {
     ct_autobuf line = {0};
     if (bearer) {
         ct_buf_puts(&line, "Authorization: Bearer ");
         ct_buf_put(&line, bearer, strlen(bearer) + 1);
-        if (line.failed || strpbrk(bearer, "\r\n") || add_header(list, (const char *)line.data)) {
+        if (line.failed || strpbrk(bearer, "\r\n") ||
+            add_header(h, list, (const char *)line.data)) {
             return -1;
         }
     }
     /* No waiting for "100 Continue", which not every proxy passes on. */
-    return add_header(list, "Accept: application/json") || add_header(list, "Expect:") ||
-                   (has_body && add_header(list, "Content-Type: application/json"))
+    return add_header(h, list, "Accept: application/json") || add_header(h, list, "Expect:") ||
+                   (has_body && add_header(h, list, "Content-Type: application/json"))
                ? -1
                : 0;
 }
 
-static int set_request(CURL *c, const char *method, const void *body, size_t n)
+static int set_request(const struct kvfs_http *h, const char *method, const void *body, size_t n)
 {
+    CURL *c = h->curl;
+    const struct kvfs_curl *lib = h->lib;
     CURLcode bad;
     if (body) {
-        bad = curl_easy_setopt(c, CURLOPT_POST, 1L);
-        bad = bad ? bad : curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)n);
-        bad = bad ? bad : curl_easy_setopt(c, CURLOPT_POSTFIELDS, body); /* not copied */
+        bad = lib->easy_setopt(c, CURLOPT_POST, 1L);
+        bad = bad ? bad : lib->easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)n);
+        bad = bad ? bad : lib->easy_setopt(c, CURLOPT_POSTFIELDS, body); /* not copied */
     } else {
-        bad = curl_easy_setopt(c, CURLOPT_HTTPGET, 1L);
+        bad = lib->easy_setopt(c, CURLOPT_HTTPGET, 1L);
     }
-    return bad || curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, method) ? -1 : 0;
+    return bad || lib->easy_setopt(c, CURLOPT_CUSTOMREQUEST, method) ? -1 : 0;
 }
 
 static int call_failed(const struct kvfs_http *h, CURLcode code, const struct answer *a, size_t max,
                        struct ct_err *err)
 {
-    const char *why = *h->why ? h->why : curl_easy_strerror(code);
+    const char *why = *h->why ? h->why : h->lib->easy_strerror(code);
     enum ct_code kind = CT_IO;
     if (a->too_large) {
         return ct_err_set(err, CT_MALFORMED, "%s: an answer of more than %zu bytes", h->host, max);
@@ -274,7 +257,7 @@ static int call_failed(const struct kvfs_http *h, CURLcode code, const struct an
     }
     ct_err_set(err, kind, "%s: %s", h->host, why);
     curl_off_t begun = 0;
-    (void)curl_easy_getinfo(h->curl, CURLINFO_PRETRANSFER_TIME_T, &begun);
+    (void)h->lib->easy_getinfo(h->curl, CURLINFO_PRETRANSFER_TIME_T, &begun);
     if (err && kind == CT_IO && begun == 0) {
         err->sys = ECONNREFUSED;
     }
@@ -285,17 +268,18 @@ static CURLcode perform(struct kvfs_http *h, const char *path, struct curl_slist
                         unsigned seconds, struct answer *a)
 {
     CURL *c = h->curl;
+    const struct kvfs_curl *lib = h->lib;
     ct_autobuf url = {0};
     ct_buf_puts(&url, h->url);
     ct_buf_put(&url, path, strlen(path) + 1);
-    if (url.failed || curl_easy_setopt(c, CURLOPT_URL, (const char *)url.data) ||
-        curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers) ||
-        curl_easy_setopt(c, CURLOPT_WRITEDATA, a) ||
-        curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)seconds)) {
+    if (url.failed || lib->easy_setopt(c, CURLOPT_URL, (const char *)url.data) ||
+        lib->easy_setopt(c, CURLOPT_HTTPHEADER, headers) ||
+        lib->easy_setopt(c, CURLOPT_WRITEDATA, a) ||
+        lib->easy_setopt(c, CURLOPT_TIMEOUT, (long)seconds)) {
         return CURLE_OUT_OF_MEMORY;
     }
     h->why[0] = '\0';
-    return curl_easy_perform(c);
+    return lib->easy_perform(c);
 }
 
 int kvfs_http_call(struct kvfs_http *h, const char *method, const char *path, const char *bearer,
@@ -305,19 +289,19 @@ int kvfs_http_call(struct kvfs_http *h, const char *method, const char *path, co
     struct answer a = {.out = out, .left = max};
     struct curl_slist *headers = NULL;
     CURLcode code = CURLE_OUT_OF_MEMORY;
-    if (make_headers(&headers, bearer, body != NULL) == 0 &&
-        set_request(h->curl, method, body, n) == 0) {
+    if (make_headers(h, &headers, bearer, body != NULL) == 0 &&
+        set_request(h, method, body, n) == 0) {
         code = perform(h, path, headers, seconds, &a);
     }
     /* Nothing of this call is left in the handle, which outlives it. */
-    (void)curl_easy_setopt(h->curl, CURLOPT_HTTPHEADER, NULL);
-    (void)curl_easy_setopt(h->curl, CURLOPT_POSTFIELDS, NULL);
-    curl_slist_free_all(headers);
+    (void)h->lib->easy_setopt(h->curl, CURLOPT_HTTPHEADER, NULL);
+    (void)h->lib->easy_setopt(h->curl, CURLOPT_POSTFIELDS, NULL);
+    h->lib->slist_free_all(headers);
     if (code) {
         return call_failed(h, code, &a, max, err);
     }
     long got = 0;
-    (void)curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &got);
+    (void)h->lib->easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &got);
     *status = (unsigned)got;
     return 0;
 }

@@ -34,7 +34,8 @@ struct kvfs_http_config {
 struct kvfs_http;
 
 /* Connects to nothing yet. `ca` is read now, once. Nothing of config is kept by reference.
- * NULL: CT_USAGE for an URL of another form, CT_IO or CT_MALFORMED for the CA file. */
+ * NULL: CT_USAGE for an URL of another form, CT_IO or CT_MALFORMED for the CA file,
+ * CT_UNSUPPORTED where there is no libcurl. */
 struct kvfs_http *kvfs_http_open(const struct kvfs_http_config *config, struct ct_err *err);
 
 /*

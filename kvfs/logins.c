@@ -111,9 +111,14 @@ static int check_private(const struct kvfs_logins *l, int fd, struct ct_err *err
 
 static bool entry_ok(const json_t *e)
 {
-    return json_is_string(json_object_get(e, "url")) &&
-           json_is_string(json_object_get(e, "user")) &&
-           json_is_string(json_object_get(e, "refresh_token"));
+    static const char *const texts[] = {
+        "url", "user", "access_token", "access_expires", "refresh_token", "refresh_expires"};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+        if (!json_is_string(json_object_get(e, texts[i]))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static int read_list(struct kvfs_logins *l, struct ct_err *err)

@@ -2,10 +2,12 @@
  * Where `kvfs login` keeps what it got: $XDG_CONFIG_HOME/kvfs/logins.json (~/.config/kvfs), mode
  * 0600, in a directory of mode 0700. One entry a server:
  *
- *     {"url", "user", "refresh_token", "expires", "ca": absolute path or null}
+ *     {"url", "user", "access_token", "access_expires", "refresh_token", "refresh_expires",
+ *      "ca": absolute path or null}
  *
- * The file is replaced, never changed, and only under a lock, which struct kvfs_logins holds: a
- * refresh token works once, so two commands must not use one.
+ * Access tokens work for an hour, and a refresh, which works once, ends the one before: so commands
+ * that run at the same time share both, and refresh under a lock, which struct kvfs_logins holds.
+ * The file is replaced, never changed.
  */
 #ifndef KVFS_LOGINS_H
 #define KVFS_LOGINS_H

@@ -228,6 +228,13 @@ int kvfs_check_interrupted(struct ct_err *err)
     return stop ? ct_err_set(err, CT_BUSY, "interrupted") : 0;
 }
 
+void kvfs_progress_hide(void)
+{
+    pthread_mutex_lock(&bar.lock);
+    hide();
+    pthread_mutex_unlock(&bar.lock);
+}
+
 void kvfs_progress_line(const char *fmt, ...)
 {
     char *text = NULL;

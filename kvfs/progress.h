@@ -23,6 +23,8 @@ int kvfs_check_interrupted(struct ct_err *err);
 /* A line on stdout that does not tear the bar. `fmt` makes one line without a newline; it is made
  * safe for terminals. Thread-safe. */
 void kvfs_progress_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Removes the bar until the next progress: before something is written to stderr. Thread-safe. */
+void kvfs_progress_hide(void);
 /* Removes the bar. Returns seconds since the start; harmless when there was none. */
 double kvfs_progress_end(void);
 

@@ -48,10 +48,14 @@ static int create(struct kvfs_publish *p, struct ct_err *err)
     (void)snprintf(path, sizeof(path), "/api/resources/%s/models", p->owner);
     struct kvfs_api_request q = {.method = "POST", .path = path, .body = &body};
     int rc = kvfs_session_call(&p->session, &q, &answer, err);
-    json_decref(answer.data);
     p->made = rc == 0;
-    /* `exists`: by an attempt of which no answer came, or by somebody else. */
-    return rc && strcmp(answer.code, "exists") != 0 ? -1 : kvfs_publish_look(p, err);
+    if (rc == 0) {
+        rc = take_model(p, answer.data, err);
+    } else if (strcmp(answer.code, "exists") == 0) {
+        rc = kvfs_publish_look(p, err); /* by an attempt of which no answer came, or another's */
+    }
+    json_decref(answer.data);
+    return rc;
 }
 
 int kvfs_publish_model(struct kvfs_publish *p, struct ct_err *err)
@@ -158,34 +162,50 @@ int kvfs_publish_note(json_t *headers, int dirfd, const char *path, uint64_t max
 
 /* ---- what the server has ---- */
 
-static bool lists(const json_t *files, const json_t *header)
+json_t *kvfs_publish_files(const json_t *data, struct ct_err *err)
 {
+    json_t *files = json_object();
     size_t i = 0;
     const json_t *f = NULL;
-    json_array_foreach(files, i, f)
+    json_array_foreach(json_object_get(data, "files"), i, f)
     {
-        if (json_equal(json_object_get(f, "filename"), json_object_get(header, "path"))) {
-            return json_equal(json_object_get(f, "header_sha256"),
-                              json_object_get(header, "sha256"));
+        const char *path = json_string_value(json_object_get(f, "filename"));
+        if (path) {
+            (void)json_object_set(files, path, json_object_get(f, "header_sha256"));
         }
     }
-    return false;
+    if (!files) {
+        ct_err_set(err, CT_NOMEM, "no memory for a list of files");
+    }
+    return files;
+}
+
+static bool same_files(const json_t *files, const json_t *headers)
+{
+    size_t i = 0;
+    const json_t *h = NULL;
+    if (json_object_size(files) != json_array_size(headers)) {
+        return false;
+    }
+    json_array_foreach(headers, i, h)
+    {
+        const char *path = json_string_value(json_object_get(h, "path"));
+        if (!json_equal(json_object_get(files, path), json_object_get(h, "sha256"))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 int kvfs_publish_same(struct kvfs_publish *p, const json_t *headers, bool *same, struct ct_err *err)
 {
     struct kvfs_api_answer answer = {0};
-    size_t i = 0;
-    const json_t *h = NULL;
     if (kvfs_publish_call(p, "GET", "/files", NULL, false, &answer, err)) {
         return -1;
     }
-    const json_t *files = json_object_get(answer.data, "files");
-    *same = json_array_size(files) == json_array_size(headers);
-    json_array_foreach(headers, i, h)
-    {
-        *same = *same && lists(files, h);
-    }
+    json_t *files = kvfs_publish_files(answer.data, err);
+    *same = same_files(files, headers);
     json_decref(answer.data);
-    return 0;
+    json_decref(files);
+    return files ? 0 : -1;
 }

@@ -43,6 +43,8 @@ int kvfs_publish_note(json_t *headers, int dirfd, const char *path, uint64_t max
 /* Whether the server's current generation consists of exactly these headers: *same. */
 int kvfs_publish_same(struct kvfs_publish *p, const json_t *headers, bool *same,
                       struct ct_err *err);
+/* {path: digest} of the files that an answer lists; owned by the caller. */
+json_t *kvfs_publish_files(const json_t *data, struct ct_err *err);
 /* Path and query are of the model: "/api/resources/OWNER/models/NAME" and `rest`. */
 int kvfs_publish_call(struct kvfs_publish *p, const char *method, const char *rest,
                       const struct ct_buf *body, bool once, struct kvfs_api_answer *out,

@@ -1,7 +1,9 @@
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "format/base/file.h"
+#include "format/policy/parse.h"
 #include "kvfs/progress.h"
 #include "kvfs/publish.h"
 #include "kvfs/term.h"
@@ -61,11 +63,24 @@ static int check_tasks(struct kvfs_publish *p, struct kvfs_job *job, const struc
                             KX_HEADERS_MAX);
 }
 
+/* kvfs encrypt takes any text for a key server of whatever kind; this one reads a subset. */
+static int check_policy(const struct kvfs_job *job, struct ct_err *err)
+{
+    const char *text = job->write.policy_remote;
+    struct ct_policy parsed;
+    if (!text) {
+        return 0;
+    }
+    int rc = ct_policy_parse(&parsed, text, strlen(text), err);
+    ct_policy_free(&parsed);
+    return rc ? ct_err_wrap(err, "the server does not take %s", job->remote_policy_file) : 0;
+}
+
 static int check_all(struct kvfs_publish *p, struct kvfs_job *job, const struct kvfs_plan *plan,
                      struct ct_err *err)
 {
     struct kvfs_grid problems = KVFS_GRID(2, 0);
-    int rc = check_tasks(p, job, plan, &problems, err);
+    int rc = check_policy(job, err) || check_tasks(p, job, plan, &problems, err) ? -1 : 0;
     if (rc == 0 && problems.cells) {
         (void)fputs("kvfs publish: nothing was encrypted, because of these:\n", stderr);
         kvfs_grid_print(&problems, stderr, "  ");

@@ -26,28 +26,18 @@ static int stage_name(const struct kvfs_publish *p, char out[static STAGE_MAX], 
     return 0;
 }
 
-/* {path: digest} of what is there already, owned by the caller. */
-static int look_at_stage(struct kvfs_publish *p, const char *stage, json_t **out,
-                         struct ct_err *err)
+/* What is there already; owned by the caller. */
+static json_t *look_at_stage(struct kvfs_publish *p, const char *stage, struct ct_err *err)
 {
     char rest[STAGE_MAX + 16];
     struct kvfs_api_answer answer = {0};
-    size_t i = 0;
-    const json_t *f = NULL;
     (void)snprintf(rest, sizeof(rest), "/stages/%s", stage);
     if (kvfs_publish_call(p, "GET", rest, NULL, false, &answer, err)) {
-        return -1;
+        return NULL;
     }
-    *out = json_object();
-    json_array_foreach(json_object_get(answer.data, "files"), i, f)
-    {
-        const char *path = json_string_value(json_object_get(f, "filename"));
-        if (path) {
-            (void)json_object_set(*out, path, json_object_get(f, "header_sha256"));
-        }
-    }
+    json_t *files = kvfs_publish_files(answer.data, err);
     json_decref(answer.data);
-    return *out ? 0 : ct_err_set(err, CT_NOMEM, "no memory for a list of files");
+    return files;
 }
 
 /* ---- batches ---- */
@@ -110,10 +100,10 @@ static int add_to_batch(struct batch *b, const json_t *noted, struct ct_err *err
 static int upload(struct kvfs_publish *p, int dirfd, const char *stage, struct ct_err *err)
 {
     struct batch b = {.p = p, .dirfd = dirfd, .stage = stage};
-    json_t *have = NULL;
     size_t i = 0;
     const json_t *h = NULL;
-    int rc = look_at_stage(p, stage, &have, err);
+    json_t *have = look_at_stage(p, stage, err);
+    int rc = have ? 0 : -1;
     json_array_foreach(p->headers, i, h)
     {
         const char *path = json_string_value(json_object_get(h, "path"));

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "format/protocol/digest.h"
 #include "kvfs/logins.h"
@@ -21,32 +22,23 @@ static const char *text_of(const json_t *entry, const char *name)
     return json_string_value(json_object_get(entry, name));
 }
 
-static int take_access(const json_t *data, struct ct_secret **out, struct ct_err *err)
-{
-    const char *token = kvfs_api_text(data, "access_token", err);
-    if (!token) {
-        return -1;
-    }
-    ct_secret_free(*out);
-    *out = ct_secret_from(token, strlen(token) + 1, err);
-    return *out ? 0 : -1;
-}
-
 /* Makes the entry to keep, and keeps it. */
 static int keep(struct kvfs_logins *l, const char *url, const char *ca, const json_t *data,
                 struct ct_err *err)
 {
-    const char *refresh = kvfs_api_text(data, "refresh_token", err);
-    const char *user = refresh ? kvfs_api_text(data, "username", err) : NULL;
-    const char *expires = user ? kvfs_api_text(data, "refresh_expires_at", err) : NULL;
-    if (!expires) {
-        return -1;
+    static const char *const from[] = {"username", "access_token", "expires_at", "refresh_token",
+                                       "refresh_expires_at"};
+    static const char *const to[] = {"user", "access_token", "access_expires", "refresh_token",
+                                     "refresh_expires"};
+    json_t *entry = json_pack("{s:s,s:s?}", "url", url, "ca", ca);
+    for (size_t i = 0; i < sizeof(from) / sizeof(*from); i++) {
+        const char *text = kvfs_api_text(data, from[i], err);
+        if (!text || (i == 0 && !kx_is_name(text))) {
+            json_decref(entry);
+            return text ? ct_err_set(err, CT_MALFORMED, "the server's answer has no user") : -1;
+        }
+        (void)json_object_set_new(entry, to[i], json_string(text));
     }
-    if (!kx_is_name(user)) {
-        return ct_err_set(err, CT_MALFORMED, "the server's answer has no user");
-    }
-    json_t *entry = json_pack("{s:s,s:s,s:s,s:s,s:s?}", "url", url, "user", user, "refresh_token",
-                              refresh, "expires", expires, "ca", ca);
     return kvfs_logins_put(l, entry, err) || kvfs_logins_write(l, err) ? -1 : 0;
 }
 
@@ -80,26 +72,43 @@ static int connect_to(struct kvfs_api *api, const struct kvfs_server_arg *arg, c
     return 0;
 }
 
+static int take_entry(struct kvfs_session *s, const json_t *entry, struct ct_err *err)
+{
+    const char *token = text_of(entry, "access_token");
+    ct_secret_free(s->access);
+    s->access = ct_secret_from(token, strlen(token) + 1, err);
+    (void)snprintf(s->user, sizeof(s->user), "%s", text_of(entry, "user"));
+    return s->access ? 0 : -1;
+}
+
 static int refresh(struct kvfs_session *s, struct kvfs_logins *l, json_t *entry, struct ct_err *err)
 {
     struct kvfs_api_answer answer = {0};
     const char *url = text_of(entry, "url");
-    const char *ca = text_of(entry, "ca");
     /* What can't be written must be known before the old token is spent. */
     if (kvfs_logins_write(l, err)) {
         return -1;
     }
-    (void)snprintf(s->user, sizeof(s->user), "%s", text_of(entry, "user"));
     int rc = post_token(&s->api, REFRESH, "refresh_token", text_of(entry, "refresh_token"), &answer,
                         err);
     if (rc && strcmp(answer.code, "token_invalid") == 0) {
         ct_err_set(err, CT_DENIED, "the login to %s has ended: kvfs login %s", url, url);
     }
-    json_t *kept = json_incref(entry); /* url and ca are of it */
-    rc = rc || take_access(answer.data, &s->access, err) || keep(l, url, ca, answer.data, err);
+    json_t *kept = json_incref(entry); /* it is replaced, and its texts are used meanwhile */
+    rc = rc || keep(l, url, text_of(entry, "ca"), answer.data, err) ||
+         take_entry(s, kvfs_logins_find(l, url), err);
     json_decref(kept);
     json_decref(answer.data);
     return rc ? -1 : 0;
+}
+
+/* By this machine's clock, which may be wrong: the server has the last word. */
+static bool runs_out(const json_t *entry)
+{
+    enum { MARGIN = 60 };
+    struct tm t = {0};
+    const char *end = strptime(text_of(entry, "access_expires"), "%Y-%m-%dT%H:%M:%SZ", &t);
+    return !end || timegm(&t) < time(NULL) + MARGIN;
 }
 
 /* The URL as kvfs_http has it, so that one server has one entry; NULL stays NULL. */
@@ -148,11 +157,13 @@ int kvfs_session_open(struct kvfs_session *s, const struct kvfs_server_arg *arg,
         return -1;
     }
     const char *ca = arg->ca ? arg->ca : text_of(entry, "ca");
-    return connect_to(&s->api, arg, text_of(entry, "url"), ca, err) || refresh(s, &l, entry, err)
-               ? -1
-               : 0;
+    if (connect_to(&s->api, arg, text_of(entry, "url"), ca, err)) {
+        return -1;
+    }
+    return runs_out(entry) ? refresh(s, &l, entry, err) : take_entry(s, entry, err);
 }
 
+/* The server does not know the token any more. Another command may have refreshed it. */
 static int refresh_again(struct kvfs_session *s, struct ct_err *err)
 {
     kvfs_autologins l = KVFS_LOGINS;
@@ -160,7 +171,16 @@ static int refresh_again(struct kvfs_session *s, struct ct_err *err)
         return -1;
     }
     json_t *entry = find(&l, kvfs_http_url(s->api.http), err);
-    return entry ? refresh(s, &l, entry, err) : -1;
+    if (!entry) {
+        return -1;
+    }
+    if (strcmp(text_of(entry, "user"), s->user) != 0) {
+        return ct_err_set(err, CT_DENIED, "somebody else logged in to %s meanwhile",
+                          kvfs_http_url(s->api.http));
+    }
+    bool ours =
+        strcmp(text_of(entry, "access_token"), (const char *)ct_secret_peek(s->access)) == 0;
+    return ours ? refresh(s, &l, entry, err) : take_entry(s, entry, err);
 }
 
 int kvfs_session_call(struct kvfs_session *s, struct kvfs_api_request *q,

@@ -1,6 +1,6 @@
 /*
- * A producer's session with a key server: made by `kvfs login`, gone on with by its refresh token,
- * ended by `kvfs logout`. Access tokens are in memory only.
+ * A producer's session with a key server: made by `kvfs login`, gone on with by its tokens, ended
+ * by `kvfs logout`. Commands may use one session at the same time.
  */
 #ifndef KVFS_SESSION_H
 #define KVFS_SESSION_H
@@ -22,8 +22,9 @@ struct kvfs_server_arg {
     unsigned patience;
 };
 
-/* Goes on with a login: CT_NOKEY when there is none, CT_DENIED when it has ended. The refresh token
- * is spent and the new one kept before this returns. To be closed in any case. */
+/* Goes on with a login: CT_NOKEY when there is none, CT_DENIED when it has ended. Where the access
+ * token has run out, it is refreshed, and what that gave is kept before this returns. To be closed
+ * in any case. */
 int kvfs_session_open(struct kvfs_session *s, const struct kvfs_server_arg *arg,
                       struct ct_err *err);
 /* As kvfs_api_call(); `bearer` is the session's. A token that ran out is refreshed meanwhile. */

@@ -25,6 +25,8 @@ from kvfstest import ROOT, die_with_parent, kvfs, workdir
 
 KEYSERVER = os.environ.get("KVFS_KEYSERVER",
                            os.path.join(ROOT, "build/release/keyserver/kvfs-keyserver"))
+KC_TOOL = os.path.join(os.environ.get("KVFS_TOOLS", os.path.join(ROOT, "build/release/tests")),
+                       "kc_tool")
 DEPLOY = "/api/deploy/v1"
 CHUNKED = "Transfer-Encoding"
 
@@ -532,6 +534,32 @@ class Runtime:
         answer = verify(self.identity, "kvfs-head+jws", data["signed"])
         assert answer["lease"] == lease
         return answer
+
+
+# ---- keyclient ----
+
+def kc_exchange(server, key, source, pin=None, model="alice/m", seen=0, alter=None, shards=None):
+    """The lines that kc_tool ended with. alter(path, body) may replace an answer's body. `shards`:
+    all of the directory."""
+    http = server.http()
+    if shards is None:
+        shards = sorted(name for name in os.listdir(source) if name.endswith(".safetensors"))
+    with subprocess.Popen([KC_TOOL, "exchange", pin or server.thumbprint, model, source, str(seen),
+                           *shards], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "KEY": key}) as tool:
+        said = []
+        for line in tool.stdout:
+            if not line.startswith(("GET ", "POST ")):
+                said.append(line.rstrip("\n"))
+                continue
+            method, path, body = line.rstrip("\n").split(" ", 2)
+            status, answer = http.raw(method, path, body.encode())
+            text = answer.decode()
+            if alter:
+                text = alter(path.rsplit("/", 1)[1], text)
+            tool.stdin.write(f"{status} {text}\n".replace("\n", "") + "\n")
+            tool.stdin.flush()
+    return said
 
 
 @contextlib.contextmanager

@@ -7,36 +7,14 @@ import subprocess
 import sys
 
 import kspostgres
-from ksclient import Publisher, Server, encrypt, header_of, measurement, sha, write_plain
-from kvfstest import ROOT, Checks, kvfs, workdir
+from ksclient import (KC_TOOL, Publisher, Server, encrypt, header_of, kc_exchange, measurement, sha,
+                      write_plain)
+from kvfstest import Checks, kvfs, workdir
 
 checks = Checks()
 check = checks.check
 WORK = workdir()
-TOOL = os.path.join(os.environ.get("KVFS_TOOLS", os.path.join(ROOT, "build/release/tests")),
-                    "kc_tool")
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-
-
-def exchange(server, key, source, pin=None, model="alice/m", seen=0, alter=None, shards=None):
-    """The lines that the client ended with. alter(path, body) may replace an answer's body."""
-    http = server.http()
-    with subprocess.Popen([TOOL, "exchange", pin or server.thumbprint, model, source, str(seen),
-                           *(shards or SHARDS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True, env={**os.environ, "KEY": key}) as tool:
-        said = []
-        for line in tool.stdout:
-            if not line.startswith(("GET ", "POST ")):
-                said.append(line.rstrip("\n"))
-                continue
-            method, path, body = line.rstrip("\n").split(" ", 2)
-            status, answer = http.raw(method, path, body.encode())
-            text = answer.decode()
-            if alter:
-                text = alter(path.rsplit("/", 1)[1], text)
-            tool.stdin.write(f"{status} {text}\n".replace("\n", "") + "\n")
-            tool.stdin.flush()
-    return said
 
 
 def refused(said, errno, words):
@@ -49,7 +27,7 @@ def setup(server):
     bob, = server.user("bob", "deploy")
     alice = Publisher(server, publish)
     alice.create("m")
-    digest = subprocess.run([TOOL, "measure"], stdout=subprocess.PIPE, text=True,
+    digest = subprocess.run([KC_TOOL, "measure"], stdout=subprocess.PIPE, text=True,
                             check=True).stdout.strip()
     server.admin("model", "set", "alice/m", "--profiles=none")
     server.admin("baseline", "add", "alice/m", digest)
@@ -69,7 +47,7 @@ def setup(server):
 def test_release(server, world):
     bob, source, headers, manifest = world
     with check("one synchronisation, a release that opens every tensor, a renewal"):
-        said = exchange(server, bob, source)
+        said = kc_exchange(server, bob, source)
         assert len(said) == 3 and said[2].startswith("held "), said
         for line, name in zip(said, SHARDS):
             _, path, opened, digest = line.split()
@@ -103,15 +81,15 @@ def replayed(step):
 def test_refusals(server, world):
     bob, source, _, _ = world
     with check("another thumbprint"):
-        refused(exchange(server, bob, source, pin="A" * 43), "EKEYREJECTED", "identity")
+        refused(kc_exchange(server, bob, source, pin="A" * 43), "EKEYREJECTED", "identity")
     with check("another deploy key"):
-        refused(exchange(server, "kvfs_deploy_x", source), "EACCES", "(denied")
+        refused(kc_exchange(server, "kvfs_deploy_x", source), "EACCES", "(denied")
     with check("a model that is not subscribed"):
-        refused(exchange(server, bob, source, model="alice/other"), "EACCES", "(denied)")
+        refused(kc_exchange(server, bob, source, model="alice/other"), "EACCES", "(denied)")
     with check("a generation lower than one that was seen"):
-        refused(exchange(server, bob, source, seen=2), "EKEYREJECTED", "seen already")
+        refused(kc_exchange(server, bob, source, seen=2), "EKEYREJECTED", "seen already")
     with check("a file that is missing"):
-        refused(exchange(server, bob, source, shards=SHARDS[:1]), "EKEYREJECTED", "body_outdated")
+        refused(kc_exchange(server, bob, source, shards=SHARDS[:1]), "EKEYREJECTED", "body_outdated")
 
     def flip(data):
         text = data["headers"][0]["header"]
@@ -126,14 +104,14 @@ def test_refusals(server, world):
                 payload=d["signed"]["payload"][:-4] + "AAAA")), "signature"),
             ("a ticket put in the place of a release", replayed("keys"), "answer")):
         with check("a proxy: " + name):
-            refused(exchange(server, bob, source, alter=alter), "EKEYREJECTED", words)
+            refused(kc_exchange(server, bob, source, alter=alter), "EKEYREJECTED", words)
     with check("a proxy: a challenge that was used before"):
-        refused(exchange(server, bob, source, alter=replayed("challenge")), "EACCES",
+        refused(kc_exchange(server, bob, source, alter=replayed("challenge")), "EACCES",
                 "challenge_used")
     with check("a subscription that was revoked"):
         listed = server.admin("subscription", "list")
         server.admin("revoke", "subscription", listed[0]["id"])
-        refused(exchange(server, bob, source), "EACCES", "refuses")
+        refused(kc_exchange(server, bob, source), "EACCES", "refuses")
 
 
 def test_measure():
