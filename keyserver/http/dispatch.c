@@ -90,6 +90,15 @@ static int run(struct ks_request *r, struct ct_err *err)
 
 /* ---- after it ---- */
 
+static int sign(struct ks_request *r, struct ct_err *err)
+{
+    if (!r->payload) {
+        return 0;
+    }
+    json_t *jws = kx_jws_sign(r->server->identity, r->typ, r->payload, err);
+    return jws && json_object_set_new(r->data, "signed", jws) == 0 ? 0 : -1;
+}
+
 static void failed(struct ks_request *r, const struct ct_err *err)
 {
     static struct ct_ratelimit limit;
@@ -133,6 +142,9 @@ void ks_dispatch(struct ks_request *r, struct ks_db *db)
     int rc = check_rate(r);
     rc = rc ? rc : parse_body(r);
     rc = rc ? rc : run(r, &err);
+    if (rc >= 0 && sign(r, &err)) {
+        rc = -1;
+    }
     if (rc < 0) {
         failed(r, &err);
     } else if (rc > 0) {

@@ -62,6 +62,8 @@ struct ks_request {
     enum ks_code code;
     char detail[KS_DETAIL]; /* what the sentence adds */
     json_t *data;
+    const char *typ; /* with payload: what data is to have, signed */
+    json_t *payload;
     bool keep;
     int64_t changes; /* with wait_until_ns: the counter of changes that it saw */
     int64_t
@@ -87,7 +89,8 @@ int ks_body_members(struct ks_request *r, const char *names);
 int ks_members(struct ks_request *r, const json_t *object, const char *what, const char *names);
 const char *ks_query_value(const struct ks_request *r, const char *name);
 
-/* Signs with the identity key and sets data to {"signed": JWS}. The payload is stolen. */
+/* Sets data to {"signed": JWS by the identity key}: signed when the transaction is over, so that
+ * nobody waits for it. `typ` is a literal; the payload is stolen. */
 int ks_answer_signed(struct ks_request *r, const char *typ, json_t *payload, struct ct_err *err);
 
 /* What happened, into the audit, in the handler's own transaction. */

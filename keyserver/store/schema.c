@@ -102,7 +102,13 @@ static const char *const version_1[] = {
     NULL,
 };
 
-static const char *const *const migrations[] = {version_1};
+static const char *const version_2[] = {
+    /* Found by model and user, ended or not. */
+    "CREATE INDEX subscriptions_of ON subscriptions (model_id, user_id)",
+    NULL,
+};
+
+static const char *const *const migrations[] = {version_1, version_2};
 enum { VERSIONS = sizeof(migrations) / sizeof(*migrations) };
 
 static int run(struct ks_db *db, const char *text, struct ct_err *err)

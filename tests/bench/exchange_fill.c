@@ -3,7 +3,8 @@
  *
  *     exchange_fill DATABASE SECRETS OWNER/NAME FIRST COUNT
  *
- * adds COUNT users with a deploy key and a subscription each, in one transaction, and prints the keys.
+ * adds COUNT users with a deploy key and a subscription each, in one transaction, and prints the
+ * keys.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,14 +3,16 @@
  *
  *     exchange_load WORLD RUNTIMES SECONDS RATE keep|anew
  *
- * WORLD is a JSON file {"port", "ca", "model", "measurements", "keys": [deploy keys]}. An exchange is
- * a TLS connection (`keep`: the same for all of a runtime's), challenge, evidence, ticket, proof and
- * release, the headers in step already. Each runtime is a thread with keys of its own; its first
- * exchange, with a synchronisation, is counted apart. RATE exchanges a second are begun whatever the
- * server does, and timed from when they were due; with RATE 0 each follows the one before.
+ * WORLD is a JSON file {"port", "ca", "model", "measurements", "keys": [deploy keys]}. An exchange
+ * is a TLS connection (`keep`: the same for all of a runtime's), challenge, evidence, ticket, proof
+ * and release, the headers in step already. Each runtime is a thread with keys of its own; its
+ * first exchange, with a synchronisation, is counted apart. RATE exchanges a second are begun
+ * whatever the server does, and timed from when they were due; with RATE 0 each follows the one
+ * before.
  *
  * To measure the server and not itself it verifies no signature and decrypts no keys: a client of
- * the real kind is keyclient/. Prints {"exchanges", "seconds", "p50", "p99", "first", "cpu"} as JSON.
+ * the real kind is keyclient/. Prints {"exchanges", "seconds", "p50", "p99", "first", "cpu"} as
+ * JSON.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -195,8 +197,8 @@ static json_t *evidence(struct runtime *r, const json_t *given)
                            digest, &err)) {
         die("evidence", err.msg);
     }
-    kx_autojson bound = json_pack("{s:i,s:s,s:n,s:s}", "version", 1, "challenge", challenge, "lease",
-                                  "evidence", digest);
+    kx_autojson bound = json_pack("{s:i,s:s,s:n,s:s}", "version", 1, "challenge", challenge,
+                                  "lease", "evidence", digest);
     kx_autojson plain = json_pack(
         "{s:i,s:[i],s:s,s:s,s:[s],s:O,s:O,s:{s:s,s:[]},s:s,s:n,s:o}", "version", 1, "versions", 1,
         "challenge", challenge, "api_key", r->api_key, "models", r->w->model, "keys", r->publics,
@@ -369,8 +371,8 @@ static void report(const struct world *w, struct runtime *all, double used, doub
     (void)printf("{\"exchanges\": %zu, \"seconds\": %.3f, \"p50\": %.5f, \"p99\": %.5f, "
                  "\"first\": %.5f, \"cpu\": %.3f}\n",
                  sum.count, seconds, percentile(sum.times, sum.count, 50),
-                 percentile(sum.times, sum.count, 99),
-                 percentile(first, (size_t)w->runtimes, 50), used);
+                 percentile(sum.times, sum.count, 99), percentile(first, (size_t)w->runtimes, 50),
+                 used);
 }
 
 static void prepare(struct world *w, char **argv)
