@@ -42,6 +42,16 @@ int ks_refuse_err(struct ks_request *r, enum ks_code code, const struct ct_err *
     return 1;
 }
 
+int ks_prepare_first(struct ks_request *r, int (*prepare)(struct ks_request *r, struct ct_err *err),
+                     struct ct_err *err)
+{
+    if (r->prepared) {
+        return ct_err_set(err, CT_BUSY, "what was made is gone again");
+    }
+    r->prepare = prepare;
+    return 1;
+}
+
 void ks_request_reset(struct ks_request *r)
 {
     json_decref(r->data);

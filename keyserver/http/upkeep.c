@@ -2,7 +2,7 @@
 
 #include "format/base/log.h"
 
-enum { CLEAN_EVERY = 30 };
+enum { CLEAN_EVERY = 30, SWEEPS = 20 };
 
 int64_t ks_upkeep_changes(struct ks_db *db)
 {
@@ -43,7 +43,14 @@ static int clean_up(struct ks_ctx *c, struct ct_err *err)
         ks_rollback(c->db);
         return -1;
     }
-    return ks_commit(c->db, err);
+    if (ks_commit(c->db, err)) {
+        return -1;
+    }
+    int n = 1;
+    for (int i = 0; n > 0 && i < SWEEPS; i++) {
+        n = ks_personal_sweep(c, err);
+    }
+    return n < 0 ? -1 : 0;
 }
 
 void ks_upkeep(struct ks_ctx *c, struct ks_server *s, unsigned second)

@@ -105,6 +105,7 @@ static const char *const version_1[] = {
 static const char *const version_2[] = {
     /* Found by model and user, ended or not. */
     "CREATE INDEX subscriptions_of ON subscriptions (model_id, user_id)",
+    "ALTER TABLE models DROP COLUMN pending",
     NULL,
 };
 
