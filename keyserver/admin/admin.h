@@ -44,6 +44,9 @@ int ks_option_number(const struct ks_admin *a, const char *name, int64_t otherwi
  */
 int ks_option_time(const struct ks_admin *a, const char *name, int64_t *out, struct ct_err *err);
 
+/* --keep: days, 0 for ever. */
+int ks_admin_keep(const struct ks_admin *a, int64_t *days, struct ct_err *err);
+
 /* DIR/name */
 int ks_path(const struct ks_admin *a, const char *name, char out[KS_PATH], struct ct_err *err);
 /* Where the secrets' key is: --secrets, the systemd credential, or DIR/secrets.jwks. */
@@ -85,6 +88,9 @@ int ks_cmd_subscription_set(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_baseline_add(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_baseline_withdraw(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_revoke(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_audit_records(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_audit_verify(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_prune(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_list(struct ks_admin *a, struct ct_err *err);
 
 #endif

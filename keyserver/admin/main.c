@@ -8,7 +8,7 @@
 
 #define SERVE                                                                                      \
     "listen cert key workers rate-login rate-attest settle challenge-seconds ticket-seconds"       \
-    " server-key-seconds max-upload secrets verbose"
+    " server-key-seconds max-upload keep secrets verbose"
 
 static const struct ks_command commands[] = {
     {"init", NULL, "", "name database secrets", ks_cmd_init, false,
@@ -48,6 +48,12 @@ static const struct ks_command commands[] = {
     {"revoke", "model", "OWNER/NAME", "reason secrets", ks_cmd_revoke, true,
      "end all leases of a model"},
     {"audit", "list", "", "last secrets", ks_cmd_list, true, "what was given out and refused"},
+    {"audit", "records", "LEASE", "secrets", ks_cmd_audit_records, true,
+     "what the runtime reported of a lease"},
+    {"audit", "verify", "", "secrets", ks_cmd_audit_verify, true,
+     "check the chains of all leases' records"},
+    {"prune", NULL, "", "keep secrets", ks_cmd_prune, false,
+     "remove what is older than --keep=DAYS (365)"},
     {"codes", NULL, "", "", ks_cmd_codes, false, "print the table of codes (PROTOCOL.md)"},
     {0},
 };

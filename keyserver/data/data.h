@@ -179,4 +179,20 @@ struct ks_event {
 };
 int ks_audit(struct ks_ctx *c, const struct ks_event *e, struct ct_err *err);
 
+/* ---- prune.c ---- */
+
+/* Follows the records of a lease from where its chain was cut (or began): CT_REJECTED unless they
+ * are all there and give the lease's head. `at`: the digest after record `upto`, where that is met.
+ */
+int ks_chain_check(struct ks_ctx *c, const char *lease, int64_t upto, char at[static KX_HEX + 1],
+                   struct ct_err *err);
+
+struct ks_pruned {
+    int64_t events, records, leases, stages;
+};
+/* Removes what is older than `before`: events; records of leases, of which a checkpoint stays in
+ * the lease; leases that were over by then, of which an event stays; uploads never published.
+ * Transactions of its own. */
+int ks_prune(struct ks_ctx *c, int64_t before, struct ks_pruned *done, struct ct_err *err);
+
 #endif
