@@ -8,6 +8,8 @@
 #ifndef KS_ADMIN_H
 #define KS_ADMIN_H
 
+#include <stdio.h>
+
 #include "keyserver/data/data.h"
 
 enum { KS_DONE = 0, KS_FAILED = 1, KS_USAGE = 2, KS_WORDS = 4, KS_OPTIONS = 16, KS_PATH = 4096 };
@@ -34,6 +36,17 @@ struct ks_command {
     bool open;
     const char *summary;
 };
+
+/* ---- help.c ---- */
+
+/* Whether `list`, names with blanks between them, has this one. */
+bool ks_in_list(const char *list, const char *name, size_t n);
+/* Whether the command takes an option of this name, with a value or without. */
+bool ks_option_known(const struct ks_command *c, const char *name, size_t n, bool value);
+void ks_help(const struct ks_command *c, FILE *to);
+void ks_help_all(const struct ks_command *commands, FILE *to);
+
+/* ---- common.c ---- */
 
 /* The value of an option, or `otherwise`. */
 const char *ks_option(const struct ks_admin *a, const char *name, const char *otherwise);
