@@ -17,6 +17,7 @@ struct ks_options {
     socklen_t listen_len;
     unsigned workers, bulk_workers;
     int64_t challenge_seconds, ticket_seconds, server_key_seconds, settle_seconds;
+    int64_t keep_days;              /* 0: for ever */
     double rate_login, rate_attest; /* per address and second; 0: no limit */
     size_t max_upload;              /* bytes of a request with headers */
 };

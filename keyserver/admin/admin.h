@@ -8,6 +8,8 @@
 #ifndef KS_ADMIN_H
 #define KS_ADMIN_H
 
+#include <stdio.h>
+
 #include "keyserver/data/data.h"
 
 enum { KS_DONE = 0, KS_FAILED = 1, KS_USAGE = 2, KS_WORDS = 4, KS_OPTIONS = 16, KS_PATH = 4096 };
@@ -35,6 +37,17 @@ struct ks_command {
     const char *summary;
 };
 
+/* ---- help.c ---- */
+
+/* Whether `list`, names with blanks between them, has this one. */
+bool ks_in_list(const char *list, const char *name, size_t n);
+/* Whether the command takes an option of this name, with a value or without. */
+bool ks_option_known(const struct ks_command *c, const char *name, size_t n, bool value);
+void ks_help(const struct ks_command *c, FILE *to);
+void ks_help_all(const struct ks_command *commands, FILE *to);
+
+/* ---- common.c ---- */
+
 /* The value of an option, or `otherwise`. */
 const char *ks_option(const struct ks_admin *a, const char *name, const char *otherwise);
 /* A whole number from 0 to max; CT_USAGE. */
@@ -43,6 +56,9 @@ int ks_option_number(const struct ks_admin *a, const char *name, int64_t otherwi
 /* Seconds since the epoch, out of a date (2026-12-31) or a time (2026-12-31T23:59:59Z); 0 without.
  */
 int ks_option_time(const struct ks_admin *a, const char *name, int64_t *out, struct ct_err *err);
+
+/* --keep: days, 0 for ever. */
+int ks_admin_keep(const struct ks_admin *a, int64_t *days, struct ct_err *err);
 
 /* DIR/name */
 int ks_path(const struct ks_admin *a, const char *name, char out[KS_PATH], struct ct_err *err);
@@ -85,6 +101,9 @@ int ks_cmd_subscription_set(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_baseline_add(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_baseline_withdraw(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_revoke(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_audit_records(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_audit_verify(struct ks_admin *a, struct ct_err *err);
+int ks_cmd_prune(struct ks_admin *a, struct ct_err *err);
 int ks_cmd_list(struct ks_admin *a, struct ct_err *err);
 
 #endif

@@ -9,6 +9,7 @@
 #include "format/base/log.h"
 #include "keyserver/admin/admin.h"
 #include "keyserver/http/request.h"
+#include "keyserver/http/tls.h"
 
 enum { PORT = 8443, SHUTDOWN_SECONDS = 10 };
 
@@ -62,6 +63,7 @@ static int read_options(const struct ks_admin *a, struct ks_options *opt, struct
         ks_option_number(a, "ticket-seconds", 60, 3600, &opt->ticket_seconds, err) ||
         ks_option_number(a, "server-key-seconds", 7200, 604800, &opt->server_key_seconds, err) ||
         ks_option_number(a, "settle", 5, 3600, &opt->settle_seconds, err) ||
+        ks_admin_keep(a, &opt->keep_days, err) ||
         ks_option_number(a, "max-upload", 256, 2048, &upload, err) ||
         read_rate(a, "rate-login", 1, &opt->rate_login, err) ||
         read_rate(a, "rate-attest", 20, &opt->rate_attest, err)) {
@@ -97,20 +99,31 @@ static void raise_descriptors(void)
     }
 }
 
+static void reload(const char *cert, const char *key)
+{
+    struct ct_err err = CT_ERR_INIT;
+    if (ks_tls_load(cert, key, &err)) {
+        ct_log(CT_LOG_ERROR, "%s; the former certificate stays", err.msg);
+    } else {
+        ct_log(CT_LOG_INFO, "certificate read anew");
+    }
+}
+
 static int run(struct ks_admin *a, struct ks_server *s, struct ct_err *err)
 {
     char cert[KS_PATH];
     char key[KS_PATH];
     int got = 0;
-    sigset_t ends;
+    sigset_t signals;
     struct ks_listener *l = NULL;
     if (ks_path(a, "tls.crt", cert, err) || ks_path(a, "tls.key", key, err)) {
         return -1;
     }
-    (void)sigemptyset(&ends);
-    (void)sigaddset(&ends, SIGTERM);
-    (void)sigaddset(&ends, SIGINT);
-    (void)pthread_sigmask(SIG_BLOCK, &ends, NULL);
+    (void)sigemptyset(&signals);
+    (void)sigaddset(&signals, SIGTERM);
+    (void)sigaddset(&signals, SIGINT);
+    (void)sigaddset(&signals, SIGHUP);
+    (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     if (ks_listen(s, ks_option(a, "cert", cert), ks_option(a, "key", key), &l, err)) {
         return -1;
@@ -118,7 +131,9 @@ static int run(struct ks_admin *a, struct ks_server *s, struct ct_err *err)
     (void)printf("kvfs-keyserver " KVFS_VERSION " on port %u, thumbprint %s\n", ks_listen_port(l),
                  s->thumbprint);
     (void)fflush(stdout);
-    (void)sigwait(&ends, &got);
+    while (sigwait(&signals, &got) == 0 && got == SIGHUP) {
+        reload(ks_option(a, "cert", cert), ks_option(a, "key", key));
+    }
     ct_log(CT_LOG_INFO, "ending");
     ks_listen_stop(l, SHUTDOWN_SECONDS);
     return 0;

@@ -8,7 +8,7 @@
 
 #define SERVE                                                                                      \
     "listen cert key workers rate-login rate-attest settle challenge-seconds ticket-seconds"       \
-    " server-key-seconds max-upload secrets verbose"
+    " server-key-seconds max-upload keep secrets verbose"
 
 static const struct ks_command commands[] = {
     {"init", NULL, "", "name database secrets", ks_cmd_init, false,
@@ -48,51 +48,31 @@ static const struct ks_command commands[] = {
     {"revoke", "model", "OWNER/NAME", "reason secrets", ks_cmd_revoke, true,
      "end all leases of a model"},
     {"audit", "list", "", "last secrets", ks_cmd_list, true, "what was given out and refused"},
+    {"audit", "records", "LEASE", "secrets", ks_cmd_audit_records, true,
+     "what the runtime reported of a lease"},
+    {"audit", "verify", "", "secrets", ks_cmd_audit_verify, true,
+     "check the chains of all leases' records"},
+    {"prune", NULL, "", "keep secrets", ks_cmd_prune, false,
+     "remove what is older than --keep=DAYS (365)"},
     {"codes", NULL, "", "", ks_cmd_codes, false, "print the table of codes (PROTOCOL.md)"},
     {0},
 };
-
-static void usage(FILE *to)
-{
-    (void)fputs("Usage: kvfs-keyserver COMMAND [WORD...] [--option=value...]\n\n", to);
-    for (const struct ks_command *c = commands; c->noun; c++) {
-        char head[128];
-        (void)snprintf(head, sizeof(head), "%s%s%s%s%s", c->noun, c->verb ? " " : "",
-                       c->verb ? c->verb : "", *c->words ? " " : "", c->words);
-        (void)fprintf(to, "  %-38s %s\n", head, c->summary);
-    }
-    (void)fputs("\nEvery command takes --dir=DIR (default: $KVFS_KEYSERVER_DIR or "
-                "/var/lib/kvfs-keyserver) and --json.\n",
-                to);
-}
-
-static bool in_list(const char *list, const char *name, size_t n)
-{
-    for (const char *p = list; *p;) {
-        size_t len = strcspn(p, " ");
-        if (len == n && memcmp(p, name, n) == 0) {
-            return true;
-        }
-        p += len + (p[len] == ' ');
-    }
-    return false;
-}
 
 static int take_option(struct ks_admin *a, const char *arg, struct ct_err *err)
 {
     const char *name = arg + 2;
     size_t n = strcspn(name, "=");
     const char *value = name[n] ? name + n + 1 : "";
-    if (n == 4 && memcmp(name, "json", 4) == 0) {
+    if (!ks_option_known(a->command, name, n, name[n] != '\0') || a->option_count == KS_OPTIONS) {
+        return ct_err_set(err, CT_USAGE, "there is no option %.40s here (see --help)", arg);
+    }
+    if (ks_in_list("json", name, n)) {
         a->json = true;
-    } else if (n == 3 && memcmp(name, "dir", 3) == 0) {
+    } else if (ks_in_list("dir", name, n)) {
         a->dir = value;
-    } else if (in_list(a->command->options, name, n) && a->option_count < KS_OPTIONS) {
+    } else {
         a->options[a->option_count].name = name;
         a->options[a->option_count++].value = value;
-    } else {
-        return ct_err_set(err, CT_USAGE, "there is no option %.40s here (there is: %s json dir)",
-                          arg, a->command->options);
     }
     return 0;
 }
@@ -162,7 +142,7 @@ int main(int argc, char **argv)
     (void)setrlimit(RLIMIT_CORE, &none); /* a core holds keys */
     (void)umask(S_IRWXG | S_IRWXO);
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-        usage(stdout);
+        ks_help_all(commands, stdout);
         return KS_DONE;
     }
     if (argc > 1 && strcmp(argv[1], "--version") == 0) {
@@ -171,8 +151,14 @@ int main(int argc, char **argv)
     }
     a.command = argc > 1 ? find(argv, &used) : NULL;
     if (!a.command) {
-        usage(stderr);
+        ks_help_all(commands, stderr);
         return KS_USAGE;
+    }
+    for (char **p = argv + used; *p; p++) {
+        if (strcmp(*p, "--help") == 0) {
+            ks_help(a.command, stdout);
+            return KS_DONE;
+        }
     }
     const char *dir = getenv("KVFS_KEYSERVER_DIR");
     a.dir = dir ? dir : "/var/lib/kvfs-keyserver";

@@ -110,7 +110,9 @@ static int check_policies(struct ks_request *r, const struct ks_access *a, const
             return err->code == CT_POLICY ? ks_refuse_err(r, KS_POLICY, err) : -1;
         }
     }
-    return rc ? -1 : count ? 0 : ks_refuse(r, KS_EMPTY, NULL);
+    return rc      ? -1
+           : count ? 0
+                   : ct_err_set(err, CT_BUSY, "another generation became current meanwhile");
 }
 
 int ks_access_check(struct ks_request *r, const struct ks_user *user, const char *model,

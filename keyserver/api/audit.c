@@ -70,8 +70,9 @@ static int append(struct ks_request *r, struct ks_lease *l, const struct records
         }
         if (kx_audit_next(head, number, text, err) ||
             ks_exec(r->ctx.db, err,
-                    "INSERT INTO audit_records (lease_id, sequence, record) VALUES ($1, $2, $3)",
-                    "sis", l->id, number, text) < 0) {
+                    "INSERT INTO audit_records (lease_id, sequence, record, at) VALUES"
+                    " ($1, $2, $3, $4)",
+                    "sisi", l->id, number, text, ks_now()) < 0) {
             return -1;
         }
     }

@@ -93,16 +93,11 @@ int ks_delete_files(struct ks_request *r, struct ct_err *err)
     int64_t n = ks_exec(r->ctx.db, err, "DELETE FROM files WHERE model_id = $1", "s", m.id);
     if (n < 0 ||
         ks_exec(r->ctx.db, err, "DELETE FROM policies WHERE model_id = $1", "s", m.id) < 0 ||
-        ks_exec(r->ctx.db, err,
-                "DELETE FROM personal WHERE subscription_id IN (SELECT id FROM subscriptions WHERE"
-                " model_id = $1)",
-                "s", m.id) < 0 ||
         ks_exec(r->ctx.db, err, "DELETE FROM staged WHERE model_id = $1 AND stage = ''", "s",
                 m.id) < 0 ||
         ks_exec(r->ctx.db, err, "DELETE FROM stages WHERE model_id = $1 AND stage = ''", "s",
                 m.id) < 0 ||
-        ks_exec(r->ctx.db, err, "UPDATE models SET generation = 0, pending = '' WHERE id = $1", "s",
-                m.id) < 0 ||
+        ks_exec(r->ctx.db, err, "UPDATE models SET generation = 0 WHERE id = $1", "s", m.id) < 0 ||
         ks_revoke(&r->ctx, KS_MODEL_ID, m.id, "model_empty", &leases, err) < 0) {
         return -1;
     }

@@ -165,20 +165,24 @@ static struct ks_rows *query_set(struct ks_request *r, const struct ticket *t,
                           " generation = $2",
                           "si", t->model_id, t->generation)
                : ks_query(r->ctx.db, err,
-                          "SELECT p.path, p.sha256, f.immutable, f.body FROM personal p JOIN files"
-                          " f ON f.model_id = $1 AND f.generation = p.generation AND f.path ="
-                          " p.path WHERE p.subscription_id = $3 AND p.generation = $2",
+                          "SELECT f.path, p.sha256, f.immutable, f.body FROM files f LEFT JOIN"
+                          " personal p ON p.subscription_id = $3 AND p.generation = f.generation"
+                          " AND p.path = f.path WHERE f.model_id = $1 AND f.generation = $2",
                           "sis", t->model_id, t->generation, t->subscription_id);
 }
 
-/* The set that he has to have: [{"path", "sha256", "immutable_sha256", "body"}, …]. */
-static json_t *personal_set(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
-                            struct ct_err *err)
+/* The set that he has to have: [{"path", "sha256", "immutable_sha256", "body"}, …]. 1 when some of
+ * it is not made yet. */
+static int personal_set(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
+                        json_t **out, struct ct_err *err)
 {
     kx_autojson set = json_array();
     ks_autorows rows = query_set(r, t, a, err);
     int rc = rows ? 1 : -1;
     while (rc == 1 && (rc = ks_next(rows, err)) == 1) {
+        if (ks_is_null(rows, 1)) {
+            return 1;
+        }
         json_t *one =
             json_pack("{s:s,s:s,s:s,s:I}", "path", ks_text(rows, 0), "sha256", ks_text(rows, 1),
                       "immutable_sha256", ks_text(rows, 2), "body", (json_int_t)ks_int(rows, 3));
@@ -186,7 +190,8 @@ static json_t *personal_set(struct ks_request *r, const struct ticket *t, const 
             rc = ct_err_set(err, CT_NOMEM, "no memory for headers");
         }
     }
-    return rc ? NULL : json_incref(set);
+    *out = rc ? NULL : json_incref(set);
+    return rc;
 }
 
 static int load_header(struct ks_request *r, const struct ticket *t, const struct ks_access *a,
@@ -404,6 +409,19 @@ static int release(struct ks_request *r, const struct ticket *t, const struct pr
 
 /* ---- all of it ---- */
 
+/* Before the call is run again: the headers that he does not have yet. */
+static int make_headers(struct ks_request *r, struct ct_err *err)
+{
+    struct ticket t = {0};
+    if (ks_begin(r->ctx.db, KS_READ, err)) {
+        return -1;
+    }
+    int rc = find_ticket(r, &t, err);
+    ks_rollback(r->ctx.db);
+    json_decref(t.claims);
+    return rc ? rc : ks_personalise(&r->ctx, t.model_id, t.subscription_id, t.generation, err);
+}
+
 static int decide(struct ks_request *r, struct ticket *t, struct proof *p, struct ct_err *err)
 {
     struct ks_access a;
@@ -417,9 +435,10 @@ static int decide(struct ks_request *r, struct ticket *t, struct proof *p, struc
     if (rc) {
         return rc;
     }
-    kx_autojson set = personal_set(r, t, &a, err);
-    if (!set || kx_headers_digest(set, wanted, err)) {
-        return -1;
+    kx_autojson set = NULL;
+    rc = personal_set(r, t, &a, &set, err);
+    if (rc || kx_headers_digest(set, wanted, err)) {
+        return rc > 0 ? ks_prepare_first(r, make_headers, err) : -1;
     }
     if (json_array_size(set) == 0) {
         return ks_refuse(r, KS_EMPTY, NULL);

@@ -64,7 +64,6 @@ int ks_apikey_find(struct ks_ctx *c, const char *text, struct ks_apikey *out, st
 
 struct ks_model {
     char id[KS_ID + 1], owner_id[KS_ID + 1], owner[KS_NAME_LEN + 1], name[KS_NAME_LEN + 1];
-    char pending[KS_ID + 1]; /* the publication that is under way, or "" */
     char master_kid[KS_KID + 1], assurance[16], profiles[KS_LIST_TEXT];
     int64_t generation; /* 0: nothing published */
     int64_t last_generation, created, lease_seconds, lease_grace;
@@ -113,7 +112,7 @@ struct ks_subscription {
     int64_t created, expires, ended, max_leases;
 };
 
-/* With keys and headers of its own. CT_EXISTS when one is running. */
+/* With keys of its own. CT_EXISTS when one is running. */
 int ks_subscription_create(struct ks_ctx *c, const struct ks_model *m, const struct ks_user *user,
                            int64_t expires, int64_t max_leases, char id[static KS_ID + 1],
                            struct ct_err *err);
@@ -125,9 +124,17 @@ int ks_subscription_get(struct ks_ctx *c, const char *id, struct ks_subscription
 /* What the sealed columns of a subscription belong to. */
 enum { KS_OWNER_TEXT = 2 * KS_ID + 2 };
 void ks_subscription_place(const char *user_id, const char *model_id, char out[KS_OWNER_TEXT]);
-/* Makes the headers of one generation that it does not have yet. */
-int ks_personalise(struct ks_ctx *c, const struct ks_model *m, const char *subscription,
+
+/* ---- personal.c ---- */
+
+/* Makes the headers of a model's generation that a subscription does not have yet; nothing when the
+ * generation is not current any more. Transactions of its own; may be killed, and run by several at
+ * once. */
+int ks_personalise(struct ks_ctx *c, const char *model_id, const char *subscription,
                    int64_t generation, struct ct_err *err);
+/* Removes headers of generations that are gone and of subscriptions that ended, some in a
+ * transaction of its own: of how many subscriptions, 0 when there are no more, -1. */
+int ks_personal_sweep(struct ks_ctx *c, struct ct_err *err);
 
 /* ---- revoke.c ---- */
 
@@ -158,9 +165,8 @@ struct ks_publication {
 
 enum ks_published { KS_PUBLISHED, KS_NOTHING_STAGED, KS_OTHER_GENERATION, KS_BAD_MANIFEST };
 
-/* Makes a stage the current generation, with everybody's headers. Runs in transactions of its own;
- * *result says how it ended when 0 is returned, `err` then why. What is left of an attempt that was
- * killed is removed by the next one. */
+/* Makes a stage the current generation, in a transaction of its own; *result says how it ended when
+ * 0 is returned, `err` then why. */
 int ks_publish(struct ks_ctx *c, const char *model_id, const struct ks_publication *p,
                enum ks_published *result, struct ct_err *err);
 /* Stages without a name that nobody has touched for `settle` seconds. Transactions of its own. */
@@ -172,5 +178,21 @@ struct ks_event {
     const char *event, *code, *user, *model, *lease, *address, *detail; /* NULL: none */
 };
 int ks_audit(struct ks_ctx *c, const struct ks_event *e, struct ct_err *err);
+
+/* ---- prune.c ---- */
+
+/* Follows the records of a lease from where its chain was cut (or began): CT_REJECTED unless they
+ * are all there and give the lease's head. `at`: the digest after record `upto`, where that is met.
+ */
+int ks_chain_check(struct ks_ctx *c, const char *lease, int64_t upto, char at[static KX_HEX + 1],
+                   struct ct_err *err);
+
+struct ks_pruned {
+    int64_t events, records, leases, stages;
+};
+/* Removes what is older than `before`: events; records of leases, of which a checkpoint stays in
+ * the lease; leases that were over by then, of which an event stays; uploads never published.
+ * Transactions of its own. */
+int ks_prune(struct ks_ctx *c, int64_t before, struct ks_pruned *done, struct ct_err *err);
 
 #endif

@@ -52,7 +52,7 @@ int ks_model_create(struct ks_ctx *c, const struct ks_user *owner, const char *n
 }
 
 #define COLUMNS                                                                                    \
-    "SELECT m.id, m.owner_id, u.name, m.name, m.pending, m.master_kid, m.assurance, m.profiles,"   \
+    "SELECT m.id, m.owner_id, u.name, m.name, m.master_kid, m.assurance, m.profiles,"              \
     " m.generation, m.last_generation, m.created, m.lease_seconds, m.lease_grace, m.description"   \
     " FROM models m JOIN users u ON u.id = m.owner_id "
 
@@ -67,16 +67,15 @@ static void take(struct ks_rows *rows, struct ks_model *m)
     copy(m->owner_id, sizeof(m->owner_id), rows, 1);
     copy(m->owner, sizeof(m->owner), rows, 2);
     copy(m->name, sizeof(m->name), rows, 3);
-    copy(m->pending, sizeof(m->pending), rows, 4);
-    copy(m->master_kid, sizeof(m->master_kid), rows, 5);
-    copy(m->assurance, sizeof(m->assurance), rows, 6);
-    copy(m->profiles, sizeof(m->profiles), rows, 7);
-    m->generation = ks_int(rows, 8);
-    m->last_generation = ks_int(rows, 9);
-    m->created = ks_int(rows, 10);
-    m->lease_seconds = ks_int(rows, 11);
-    m->lease_grace = ks_int(rows, 12);
-    copy(m->description, sizeof(m->description), rows, 13);
+    copy(m->master_kid, sizeof(m->master_kid), rows, 4);
+    copy(m->assurance, sizeof(m->assurance), rows, 5);
+    copy(m->profiles, sizeof(m->profiles), rows, 6);
+    m->generation = ks_int(rows, 7);
+    m->last_generation = ks_int(rows, 8);
+    m->created = ks_int(rows, 9);
+    m->lease_seconds = ks_int(rows, 10);
+    m->lease_grace = ks_int(rows, 11);
+    copy(m->description, sizeof(m->description), rows, 12);
 }
 
 int ks_model_find(struct ks_ctx *c, const char *owner, const char *name, struct ks_model *out,

@@ -4,19 +4,14 @@
 #include "keyserver/data/data.h"
 
 /*
- * A publication has three steps, so that nobody waits for it:
- * 1. the files of the new generation are written beside those of the current one, and the model
- *    remembers whose attempt this is (`pending`);
- * 2. for each subscription, a transaction each, its headers;
- * 3. if the attempt is still this one: what is missing yet (a subscription made meanwhile), and the
- *    new number. Only this shows anything to anybody.
- * Then what was current before is removed.
+ * A publication is one transaction: the stage's files become the files of a new generation, and the
+ * model gets its number. What was current before is removed with it; headers that were personalised
+ * of it go by and by (personal.c).
  */
 struct attempt {
     struct ks_ctx *c;
     const struct ks_publication *p;
     struct ks_model model;
-    char id[KS_ID + 1];
     int64_t number;
     char manifest[KX_HEX + 1]; /* "" without one */
     enum ks_published result;
@@ -88,22 +83,19 @@ static int check_manifest(struct attempt *a, struct ct_err *err)
     return r;
 }
 
-/* ---- 1: the files ---- */
+/* ---- the files ---- */
 
-/* What an attempt that was killed left, and what an earlier removal left. */
-static int clear_others(struct attempt *a, struct ct_err *err)
+static int remove_old(struct attempt *a, struct ct_err *err)
 {
-    const char *id = a->model.id;
-    const int64_t current = a->model.generation;
-    return ks_exec(a->c->db, err, "DELETE FROM files WHERE model_id = $1 AND generation <> $2",
-                   "si", id, current) < 0 ||
-                   ks_exec(a->c->db, err,
-                           "DELETE FROM policies WHERE model_id = $1 AND generation <> $2", "si",
-                           id, current) < 0 ||
-                   ks_exec(a->c->db, err,
-                           "DELETE FROM personal WHERE generation <> $2 AND subscription_id IN"
-                           " (SELECT id FROM subscriptions WHERE model_id = $1)",
-                           "si", id, current) < 0
+    struct ks_db *db = a->c->db;
+    return ks_exec(db, err, "DELETE FROM files WHERE model_id = $1 AND generation <> $2", "si",
+                   a->model.id, a->number) < 0 ||
+                   ks_exec(db, err, "DELETE FROM policies WHERE model_id = $1 AND generation <> $2",
+                           "si", a->model.id, a->number) < 0 ||
+                   ks_exec(db, err, "DELETE FROM staged WHERE model_id = $1 AND stage = $2", "ss",
+                           a->model.id, a->p->stage) < 0 ||
+                   ks_exec(db, err, "DELETE FROM stages WHERE model_id = $1 AND stage = $2", "ss",
+                           a->model.id, a->p->stage) < 0
                ? -1
                : 0;
 }
@@ -143,7 +135,25 @@ static int copy_files(struct attempt *a, struct ct_err *err)
                : 0;
 }
 
-static int prepare(struct attempt *a, const char *model_id, struct ct_err *err)
+/* ---- all of it ---- */
+
+static int switch_over(struct attempt *a, struct ct_err *err)
+{
+    struct ks_db *db = a->c->db;
+    return ks_exec(db, err,
+                   "INSERT INTO generations (model_id, number, created, manifest_sha256) VALUES"
+                   " ($1, $2, $3, $4)",
+                   "siis", a->model.id, a->number, ks_now(),
+                   *a->manifest ? a->manifest : NULL) < 0 ||
+                   ks_exec(db, err,
+                           "UPDATE models SET generation = $2, last_generation = $2 WHERE id = $1",
+                           "si", a->model.id, a->number) < 0 ||
+                   remove_old(a, err) || ks_touch(a->c, err)
+               ? -1
+               : 0;
+}
+
+static int publish(struct attempt *a, const char *model_id, struct ct_err *err)
 {
     if (ks_model_lock(a->c, model_id, err) || ks_model_get(a->c, model_id, &a->model, err)) {
         return -1;
@@ -152,153 +162,27 @@ static int prepare(struct attempt *a, const char *model_id, struct ct_err *err)
     if (a->p->generation && a->p->generation != a->number) {
         return ended(a, KS_OTHER_GENERATION, err, "another generation would be next");
     }
-    int r = clear_others(a, err);
-    r = r ? r : check_manifest(a, err);
+    int r = check_manifest(a, err);
     r = r ? r : copy_files(a, err);
-    if (r) {
-        return r;
-    }
-    return ks_exec(a->c->db, err, "UPDATE models SET pending = $2 WHERE id = $1", "ss", model_id,
-                   a->id) < 0
-               ? -1
-               : 0;
+    return r ? r : switch_over(a, err);
 }
-
-/* ---- 2: everybody's headers ---- */
-
-/* The next running subscription that has fewer headers than there are files: 0 and its id. */
-static int next_subscription(struct attempt *a, char id[static KS_ID + 1], struct ct_err *err)
-{
-    ks_autorows rows = NULL;
-    int r = ks_one(a->c->db, &rows, err,
-                   "SELECT s.id FROM subscriptions s WHERE s.model_id = $1 AND s.ended = 0 AND"
-                   " s.id > $3 AND (SELECT COUNT(*) FROM personal p WHERE p.subscription_id = s.id"
-                   " AND p.generation = $2) < (SELECT COUNT(*) FROM files f WHERE f.model_id = $1"
-                   " AND f.generation = $2) ORDER BY s.id LIMIT 1",
-                   "sis", a->model.id, a->number, id);
-    if (r == 1) {
-        (void)snprintf(id, KS_ID + 1, "%s", ks_text(rows, 0));
-    }
-    return r < 0 ? -1 : !r;
-}
-
-static int personalise_next(struct attempt *a, char id[static KS_ID + 1], struct ct_err *err)
-{
-    int r = next_subscription(a, id, err);
-    return r ? r : ks_personalise(a->c, &a->model, id, a->number, err);
-}
-
-/* ---- 3: the switch ---- */
-
-static int switch_over(struct attempt *a, struct ct_err *err)
-{
-    struct ks_model now;
-    char id[KS_ID + 1] = "";
-    int r = 0;
-    if (ks_model_lock(a->c, a->model.id, err) || ks_model_get(a->c, a->model.id, &now, err)) {
-        return -1;
-    }
-    if (strcmp(now.pending, a->id) != 0) {
-        return ended(a, KS_OTHER_GENERATION, err, "another publication came in between");
-    }
-    while ((r = personalise_next(a, id, err)) == 0) {
-    }
-    if (r < 0) {
-        return -1;
-    }
-    struct ks_db *db = a->c->db;
-    return ks_exec(db, err,
-                   "INSERT INTO generations (model_id, number, created, manifest_sha256) VALUES"
-                   " ($1, $2, $3, $4)",
-                   "siis", now.id, a->number, ks_now(), *a->manifest ? a->manifest : NULL) < 0 ||
-                   ks_exec(db, err,
-                           "UPDATE models SET generation = $2, last_generation = $2, pending = ''"
-                           " WHERE id = $1",
-                           "si", now.id, a->number) < 0 ||
-                   ks_exec(db, err, "DELETE FROM staged WHERE model_id = $1 AND stage = $2", "ss",
-                           now.id, a->p->stage) < 0 ||
-                   ks_exec(db, err, "DELETE FROM stages WHERE model_id = $1 AND stage = $2", "ss",
-                           now.id, a->p->stage) < 0 ||
-                   ks_touch(a->c, err)
-               ? -1
-               : 0;
-}
-
-/* ---- transactions ---- */
 
 enum { TRIES = 10 };
-
-struct step {
-    int (*run)(struct attempt *a, void *arg, struct ct_err *err);
-    void *arg;
-};
-
-static int run_prepare(struct attempt *a, void *arg, struct ct_err *err)
-{
-    return prepare(a, arg, err);
-}
-
-static int run_personalise(struct attempt *a, void *arg, struct ct_err *err)
-{
-    return personalise_next(a, arg, err);
-}
-
-static int run_switch(struct attempt *a, void *arg, struct ct_err *err)
-{
-    (void)arg;
-    return switch_over(a, err);
-}
-
-static int run_clear(struct attempt *a, void *arg, struct ct_err *err)
-{
-    if (ks_model_lock(a->c, arg, err) || ks_model_get(a->c, arg, &a->model, err)) {
-        return -1;
-    }
-    return *a->model.pending ? 0 : clear_others(a, err);
-}
-
-static int in_transaction(struct attempt *a, const struct step *s, struct ct_err *err)
-{
-    struct ks_db *db = a->c->db;
-    for (int i = 0;; i++) {
-        int r = ks_begin(db, KS_WRITE, err);
-        r = r ? r : s->run(a, s->arg, err);
-        if (r == 0 && ks_commit(db, err) == 0) {
-            return 0;
-        }
-        ks_rollback(db);
-        if (r > 0 || err->code != CT_BUSY || i == TRIES) {
-            return r > 0 ? r : -1;
-        }
-    }
-}
 
 int ks_publish(struct ks_ctx *c, const char *model_id, const struct ks_publication *p,
                enum ks_published *result, struct ct_err *err)
 {
-    struct attempt a = {.c = c, .p = p};
-    char subscription[KS_ID + 1] = "";
-    const struct step first = {run_prepare, (void *)model_id};
-    const struct step each = {run_personalise, subscription};
-    const struct step last = {run_switch, NULL};
-    const struct step clear = {run_clear, (void *)model_id};
-    *result = KS_PUBLISHED;
-    if (ks_new_id(a.id, err)) {
-        return -1;
-    }
-    int r = in_transaction(&a, &first, err);
-    while (r == 0 && (r = in_transaction(&a, &each, err)) == 0) {
-    }
-    /* 1 without a result: no subscription is left. */
-    if (r < 0 || a.result != KS_PUBLISHED) {
+    for (int i = 0;; i++) {
+        struct attempt a = {.c = c, .p = p, .result = KS_PUBLISHED};
+        int r = ks_begin(c->db, KS_WRITE, err);
+        r = r ? r : publish(&a, model_id, err);
         *result = a.result;
-        return r < 0 ? -1 : 0;
+        if (r == 0 && ks_commit(c->db, err) == 0) {
+            return 0;
+        }
+        ks_rollback(c->db);
+        if (r > 0 || err->code != CT_BUSY || i == TRIES) {
+            return r > 0 ? 0 : -1;
+        }
     }
-    r = in_transaction(&a, &last, err);
-    *result = a.result;
-    if (r == 0) {
-        struct ct_err ignored = CT_ERR_INIT; /* the next publication clears as well */
-        (void)in_transaction(&a, &clear, &ignored);
-    }
-    return r < 0 ? -1 : 0;
 }

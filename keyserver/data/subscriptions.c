@@ -60,7 +60,7 @@ int ks_subscription_create(struct ks_ctx *c, const struct ks_model *m, const str
                    : -1;
     }
     ks_copy(id, KS_ID + 1, s.id);
-    return now.generation ? ks_personalise(c, &now, s.id, now.generation, err) : 0;
+    return 0;
 }
 
 #define COLUMNS                                                                                    \
@@ -95,93 +95,4 @@ int ks_subscription_get(struct ks_ctx *c, const char *id, struct ks_subscription
     ks_autorows rows = NULL;
     int r = ks_one(c->db, &rows, err, COLUMNS "WHERE id = $1", "s", id);
     return r < 0 ? -1 : r == 0 ? 1 : take(rows, out);
-}
-
-/* ---- personalised headers ---- */
-
-struct person {
-    struct ks_keys from, to;
-    char master_jku[KS_JKU], sign_jku[KS_JKU];
-    struct ct_write_keys keys;
-};
-
-static struct ct_span span_of(const char *text)
-{
-    return (struct ct_span){text, strlen(text)};
-}
-
-static int person_make(struct ks_ctx *c, const struct ks_model *m, const char *subscription,
-                       struct person *p, struct ct_err *err)
-{
-    if (ks_keys_of_owner(c, m, &p->from, err) ||
-        ks_keys_of_subscription(c, subscription, &p->to, err)) {
-        return -1;
-    }
-    (void)snprintf(p->master_jku, sizeof(p->master_jku),
-                   "koalavault://resources/%s/models/%s/master-key", m->owner, m->name);
-    (void)snprintf(p->sign_jku, sizeof(p->sign_jku), "koalavault://users/%s/sign-key", m->owner);
-    p->keys = (struct ct_write_keys){
-        .master = p->to.master,
-        .alg = CT_ALG_AES256GCM,
-        .master_kid = span_of(p->to.master_kid),
-        .master_jku = span_of(p->master_jku),
-        .seed = p->to.seed,
-        .sign_kid = span_of(p->to.sign_kid),
-        .sign_jku = span_of(p->sign_jku),
-    };
-    return 0;
-}
-
-static int personalise_one(struct ks_ctx *c, struct person *p, const char *subscription,
-                           int64_t generation, struct ks_rows *row, struct ct_err *err)
-{
-    char sha256[KX_HEX + 1];
-    size_t n = 0;
-    ct_autobuf out = {0};
-    const char *path = ks_text(row, 0);
-    const uint8_t *header = ks_blob(row, 1, &n);
-    if (ct_rewrap_header(header, n, CT_BODY_UNKNOWN, &p->from.source, &p->keys, &out, err) ||
-        kx_hex_sha256(out.data, out.len, sha256, err)) {
-        return ct_err_wrap(err, "%s", path);
-    }
-    return ks_exec(c->db, err,
-                   "INSERT INTO personal (subscription_id, generation, path, sha256, header)"
-                   " VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                   "sissb", subscription, generation, path, sha256, out.data, out.len) < 0
-               ? -1
-               : 0;
-}
-
-static int personalise_all(struct ks_ctx *c, struct person *p, const char *subscription,
-                           const char *model_id, int64_t generation, struct ct_err *err)
-{
-    int r = 0;
-    ks_autorows rows = ks_query(
-        c->db, err,
-        "SELECT f.path, f.header FROM files f WHERE f.model_id = $1 AND f.generation = $2 AND"
-        " NOT EXISTS (SELECT 1 FROM personal p WHERE p.subscription_id = $3 AND"
-        " p.generation = f.generation AND p.path = f.path)",
-        "sis", model_id, generation, subscription);
-    if (!rows) {
-        return -1;
-    }
-    while ((r = ks_next(rows, err)) == 1) {
-        if (personalise_one(c, p, subscription, generation, rows, err)) {
-            return -1;
-        }
-    }
-    return r;
-}
-
-int ks_personalise(struct ks_ctx *c, const struct ks_model *m, const char *subscription,
-                   int64_t generation, struct ct_err *err)
-{
-    struct person p = {0};
-    int r = person_make(c, m, subscription, &p, err) ||
-                    personalise_all(c, &p, subscription, m->id, generation, err)
-                ? -1
-                : 0;
-    ks_keys_free(&p.from);
-    ks_keys_free(&p.to);
-    return r;
 }

@@ -43,6 +43,10 @@ static int run_in_transaction(struct ks_request *r, struct ct_err *err)
     }
     int rc = r->route->flags & KS_ROUTE_PUBLISHER ? ks_authenticate(r, err) : 0;
     rc = rc ? rc : r->route->run(r, err);
+    if (r->prepare) {
+        ks_rollback(db);
+        return rc;
+    }
     if (rc == 1 && r->keep) {
         /* The refusal is written with what it leaves. */
         if (ks_record(r, r->route->event, *r->detail ? r->detail : NULL, err)) {
@@ -74,9 +78,24 @@ static int run_long(struct ks_request *r, struct ct_err *err)
     return rc;
 }
 
+static int prepare(struct ks_request *r, struct ct_err *err)
+{
+    int (*what)(struct ks_request * r, struct ct_err * err) = r->prepare;
+    r->prepare = NULL;
+    r->prepared = true;
+    ks_request_reset(r);
+    return what(r, err);
+}
+
 static int run(struct ks_request *r, struct ct_err *err)
 {
     const bool transaction = r->route->flags & (KS_ROUTE_READ | KS_ROUTE_WRITE);
+    if (r->prepare) {
+        int rc = prepare(r, err);
+        if (rc) {
+            return rc;
+        }
+    }
     for (int i = 1;; i++) {
         ks_request_reset(r);
         int rc = transaction ? run_in_transaction(r, err) : run_long(r, err);
@@ -89,6 +108,15 @@ static int run(struct ks_request *r, struct ct_err *err)
 }
 
 /* ---- after it ---- */
+
+static int sign(struct ks_request *r, struct ct_err *err)
+{
+    if (!r->payload) {
+        return 0;
+    }
+    json_t *jws = kx_jws_sign(r->server->identity, r->typ, r->payload, err);
+    return jws && json_object_set_new(r->data, "signed", jws) == 0 ? 0 : -1;
+}
 
 static void failed(struct ks_request *r, const struct ct_err *err)
 {
@@ -133,6 +161,12 @@ void ks_dispatch(struct ks_request *r, struct ks_db *db)
     int rc = check_rate(r);
     rc = rc ? rc : parse_body(r);
     rc = rc ? rc : run(r, &err);
+    if (r->prepare) {
+        return;
+    }
+    if (rc >= 0 && sign(r, &err)) {
+        rc = -1;
+    }
     if (rc < 0) {
         failed(r, &err);
     } else if (rc > 0) {

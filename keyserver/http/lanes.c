@@ -74,6 +74,12 @@ static void finish(struct ks_lanes *l, struct ks_request *r)
     if (waits) {
         put(&l->waiting, r);
     }
+    if (r->prepare) {
+        put(&l->queues[1], r);
+        l->queued++;
+        pthread_cond_signal(&l->work[1]);
+        waits = true;
+    }
     l->under_way--;
     pthread_cond_broadcast(&l->idle);
     pthread_mutex_unlock(&l->lock);

@@ -1,13 +1,12 @@
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "format/base/file.h"
 #include "format/base/log.h"
 #include "keyserver/api/api.h"
 #include "keyserver/http/lanes.h"
+#include "keyserver/http/tls.h"
 
 enum {
     NEW,
@@ -18,8 +17,11 @@ enum {
     BODY_MAX = 4 * KS_MIB,  /* of a request that is no upload */
     DROP_MAX = 64 * KS_MIB, /* what is read of a body that is refused, so that the answer arrives */
     CONNECTIONS = 4096,
-    PEM_MAX = 65536,
 };
+/* AES-128 first: its suites go with SHA-256, which processors help with. */
+#define PRIORITIES                                                                                 \
+    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:"            \
+    "+CHACHA20-POLY1305:%SERVER_PRECEDENCE"
 #define BUDGET ((size_t)768 * KS_MIB) /* of all bodies together */
 
 struct ks_listener {
@@ -27,7 +29,6 @@ struct ks_listener {
     struct MHD_Daemon *daemon;
     struct ks_lanes *lanes;
     atomic_size_t budget; /* in use */
-    struct ct_buf cert, key;
 };
 
 /* ---- the beginning of a request ---- */
@@ -109,6 +110,7 @@ static void request_free(struct ks_listener *l, struct ks_request *r)
     ct_buf_free(&r->raw);
     json_decref(r->body);
     json_decref(r->data);
+    json_decref(r->payload);
     free(r);
 }
 
@@ -242,31 +244,23 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *
 
 /* ---- start and stop ---- */
 
-static int read_pem(const char *path, struct ct_buf *out, struct ct_err *err)
-{
-    if (ct_read_file(AT_FDCWD, path, PEM_MAX, out, err)) {
-        return ct_err_wrap(err, "%s", path);
-    }
-    ct_buf_putc(out, '\0');
-    return ct_buf_ok(out, err);
-}
-
+/* Not epoll: with that, MHD spins while the client's half of a handshake is on its way. What is
+ * suspended (every long poll) is not polled, so that few descriptors are. */
 static struct MHD_Daemon *start(struct ks_listener *l)
 {
     const struct ks_options *opt = &l->server->opt;
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_USE_TLS |
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_TLS |
                      MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     if (opt->listen.ss_family == AF_INET6) {
         flags |= MHD_USE_DUAL_STACK;
     }
     return MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_SOCK_ADDR, (const struct sockaddr *)&opt->listen, MHD_OPTION_HTTPS_MEM_CERT,
-        (const char *)l->cert.data, MHD_OPTION_HTTPS_MEM_KEY, (const char *)l->key.data,
-        MHD_OPTION_HTTPS_PRIORITIES, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2",
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)CONNECTIONS, MHD_OPTION_THREAD_POOL_SIZE, 2U, MHD_OPTION_LISTENING_ADDRESS_REUSE,
-        1U, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_END);
+        MHD_OPTION_SOCK_ADDR, (const struct sockaddr *)&opt->listen, MHD_OPTION_HTTPS_CERT_CALLBACK,
+        ks_tls_choose, MHD_OPTION_HTTPS_PRIORITIES, PRIORITIES, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)IDLE_SECONDS, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS,
+        MHD_OPTION_THREAD_POOL_SIZE, 2U, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1U,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_END);
 }
 
 int ks_listen(struct ks_server *s, const char *cert, const char *key, struct ks_listener **out,
@@ -278,14 +272,10 @@ int ks_listen(struct ks_server *s, const char *cert, const char *key, struct ks_
         return ct_err_set(err, CT_NOMEM, "no memory for a listener");
     }
     l->server = s;
-    int r = read_pem(cert, &l->cert, err) || read_pem(key, &l->key, err) ||
-            ks_lanes_start(s, done, &l->lanes, err);
+    int r = ks_tls_load(cert, key, err) || ks_lanes_start(s, done, &l->lanes, err);
     if (r == 0) {
         l->daemon = start(l);
-        r = l->daemon ? 0
-                      : ct_err_set(err, CT_IO,
-                                   "cannot listen: the address is taken, or "
-                                   "certificate and key do not fit");
+        r = l->daemon ? 0 : ct_err_set(err, CT_IO, "cannot listen: the address is taken");
     }
     if (r) {
         ks_listen_stop(l, 0);
@@ -317,7 +307,6 @@ void ks_listen_stop(struct ks_listener *l, unsigned seconds)
     if (listening != MHD_INVALID_SOCKET) {
         close(listening);
     }
-    ct_buf_free(&l->cert);
-    ct_buf_free(&l->key);
+    ks_tls_free();
     free(l);
 }

@@ -42,10 +42,21 @@ int ks_refuse_err(struct ks_request *r, enum ks_code code, const struct ct_err *
     return 1;
 }
 
+int ks_prepare_first(struct ks_request *r, int (*prepare)(struct ks_request *r, struct ct_err *err),
+                     struct ct_err *err)
+{
+    if (r->prepared) {
+        return ct_err_set(err, CT_BUSY, "what was made is gone again");
+    }
+    r->prepare = prepare;
+    return 1;
+}
+
 void ks_request_reset(struct ks_request *r)
 {
     json_decref(r->data);
-    r->data = NULL;
+    json_decref(r->payload);
+    r->data = r->payload = NULL;
     r->code = KS_OK;
     r->detail[0] = '\0';
     r->keep = false;
@@ -96,12 +107,9 @@ int ks_answer_signed(struct ks_request *r, const char *typ, json_t *payload, str
     if (!payload) {
         return ct_err_set(err, CT_NOMEM, "no memory for an answer");
     }
-    json_t *jws = kx_jws_sign(r->server->identity, typ, payload, err);
-    json_decref(payload);
-    if (!jws) {
-        return -1;
-    }
-    r->data = json_pack("{s:o}", "signed", jws);
+    r->typ = typ;
+    r->payload = payload;
+    r->data = json_object();
     return r->data ? 0 : ct_err_set(err, CT_NOMEM, "no memory for an answer");
 }
 

@@ -5,7 +5,9 @@
  * where the route asks for it, the user. It returns 0 with `data` set, 1 after ks_refuse(), or -1
  * with err. What it wrote is committed when it returns 0, or 1 with `keep` set. A handler may be
  * run again from the start when its transaction lost against another one: it keeps nothing outside
- * the request.
+ * the request. One that finds that something has to be made first, which may take long, returns
+ * what ks_prepare_first() does: all is rolled back, and done again from the start by a worker for
+ * what takes long.
  */
 #ifndef KS_REQUEST_H
 #define KS_REQUEST_H
@@ -58,10 +60,15 @@ struct ks_request {
     struct ks_user user;
     char session_id[KS_ID + 1];
 
+    int (*prepare)(struct ks_request *r, struct ct_err *err); /* to be run first, or NULL */
+    bool prepared;
+
     /* the outcome */
     enum ks_code code;
     char detail[KS_DETAIL]; /* what the sentence adds */
     json_t *data;
+    const char *typ; /* with payload: what data is to have, signed */
+    json_t *payload;
     bool keep;
     int64_t changes; /* with wait_until_ns: the counter of changes that it saw */
     int64_t
@@ -79,6 +86,11 @@ int ks_refuse(struct ks_request *r, enum ks_code code, const char *detail, ...)
 /* Refuses with what `err` says. */
 int ks_refuse_err(struct ks_request *r, enum ks_code code, const struct ct_err *err);
 
+/* Has the request run again after `prepare`, which runs outside a transaction and returns what a
+ * handler does; once only. */
+int ks_prepare_first(struct ks_request *r, int (*prepare)(struct ks_request *r, struct ct_err *err),
+                     struct ct_err *err);
+
 /* A member of the body that is a string, or NULL. */
 const char *ks_body_text(const struct ks_request *r, const char *name);
 /* Exactly these members (names separated by blanks; one that ends with ? is optional): 0, or
@@ -87,7 +99,8 @@ int ks_body_members(struct ks_request *r, const char *names);
 int ks_members(struct ks_request *r, const json_t *object, const char *what, const char *names);
 const char *ks_query_value(const struct ks_request *r, const char *name);
 
-/* Signs with the identity key and sets data to {"signed": JWS}. The payload is stolen. */
+/* Sets data to {"signed": JWS by the identity key}: signed when the transaction is over, so that
+ * nobody waits for it. `typ` is a literal; the payload is stolen. */
 int ks_answer_signed(struct ks_request *r, const char *typ, json_t *payload, struct ct_err *err);
 
 /* What happened, into the audit, in the handler's own transaction. */
@@ -102,7 +115,7 @@ const struct ks_route *ks_route_find(const char *method, const char *url, char *
                                      enum ks_code *code);
 
 /* ---- dispatch.c ---- */
-/* Runs the request on `db`; sets state and answer. */
+/* Runs the request on `db`; sets state and answer, or `prepare`: to be run once more. */
 void ks_dispatch(struct ks_request *r, struct ks_db *db);
 /* The answer's bytes: envelope or plain text. */
 int ks_render(struct ks_request *r, struct ct_buf *out, struct ct_err *err);

@@ -2,7 +2,7 @@
 
 #include "format/base/log.h"
 
-enum { CLEAN_EVERY = 30 };
+enum { CLEAN_EVERY = 30, SWEEPS = 20, PRUNE_EVERY = 60, DAY = 86400 };
 
 int64_t ks_upkeep_changes(struct ks_db *db)
 {
@@ -43,7 +43,20 @@ static int clean_up(struct ks_ctx *c, struct ct_err *err)
         ks_rollback(c->db);
         return -1;
     }
-    return ks_commit(c->db, err);
+    if (ks_commit(c->db, err)) {
+        return -1;
+    }
+    int n = 1;
+    for (int i = 0; n > 0 && i < SWEEPS; i++) {
+        n = ks_personal_sweep(c, err);
+    }
+    return n < 0 ? -1 : 0;
+}
+
+static int prune(struct ks_ctx *c, int64_t days, struct ct_err *err)
+{
+    struct ks_pruned done;
+    return days ? ks_prune(c, ks_now() - days * DAY, &done, err) : 0;
 }
 
 void ks_upkeep(struct ks_ctx *c, struct ks_server *s, unsigned second)
@@ -53,7 +66,8 @@ void ks_upkeep(struct ks_ctx *c, struct ks_server *s, unsigned second)
     unsigned missed = 0;
     int r = ks_server_key_refresh(c, s, &err) ||
             ks_publish_settled(c, s->opt.settle_seconds, &err) ||
-            (second % CLEAN_EVERY == CLEAN_EVERY - 1 && clean_up(c, &err));
+            (second % CLEAN_EVERY == CLEAN_EVERY - 1 && clean_up(c, &err)) ||
+            (second % PRUNE_EVERY == PRUNE_EVERY - 1 && prune(c, s->opt.keep_days, &err));
     if (r && err.code != CT_BUSY && ct_ratelimit_take(&limit, 1, &missed)) {
         ct_log(CT_LOG_ERROR, "upkeep: %s", err.msg);
     }

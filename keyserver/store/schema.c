@@ -102,7 +102,21 @@ static const char *const version_1[] = {
     NULL,
 };
 
-static const char *const *const migrations[] = {version_1};
+static const char *const version_2[] = {
+    /* Found by model and user, ended or not. */
+    "CREATE INDEX subscriptions_of ON subscriptions (model_id, user_id)",
+    "ALTER TABLE models DROP COLUMN pending",
+    /* Where a lease's chain of records was cut: number of the last that went, digest after it. */
+    "ALTER TABLE leases ADD COLUMN audit_pruned BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE leases ADD COLUMN audit_pruned_head TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE audit_records ADD COLUMN at BIGINT NOT NULL DEFAULT 0",
+    "UPDATE audit_records SET at = (SELECT l.created FROM leases l WHERE l.id = lease_id)",
+    "CREATE INDEX audit_records_at ON audit_records (at)",
+    "CREATE INDEX leases_expires ON leases (expires)",
+    NULL,
+};
+
+static const char *const *const migrations[] = {version_1, version_2};
 enum { VERSIONS = sizeof(migrations) / sizeof(*migrations) };
 
 static int run(struct ks_db *db, const char *text, struct ct_err *err)

@@ -680,6 +680,8 @@ def test_admin(world):
                 (("user", "add", "a b"), 2, "characters"),
                 (("user", "add"), 2, "NAME"),
                 (("user", "add", "x", "--no=1"), 2, "no option"),
+                (("user", "add", "x", "--json=1"), 2, "no option"),
+                (("user", "add", "x", "--dir"), 2, "no option"),
                 (("apikey", "add", "alice", "--scope=all"), 2, "publish or deploy"),
                 (("apikey", "add", "none", "--scope=deploy"), 1, "no user"),
                 (("model", "add", "alice"), 2, "OWNER/NAME"),
