@@ -380,7 +380,7 @@ def test_lease_end(world):
                 assert "could not be renewed" in m.status()["sealed"], m.status()["sealed"]
             server.start()
         with check("an outage grace is for a server that cannot be reached"):
-            server.sql("UPDATE models SET lease_grace = 3")
+            server.sql("UPDATE models SET lease_grace = 9")
             with world.mount() as m:
                 server.stop(signal.SIGKILL)
                 time.sleep(4.2)
