@@ -23,6 +23,7 @@ int cmd_rewrap(int argc, char **argv);
 int cmd_rekey(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_guard(int argc, char **argv);
 
 /* Not for users: the worker's entry, exec'd by the supervisor (kvfs/serve/worker.h). */
 int cmd_measure(int argc, char **argv);
