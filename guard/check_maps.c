@@ -186,8 +186,7 @@ static long altered_pages(int fd, const struct guard_map *m, uint64_t page)
 static void check_text(struct guard_run *r)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    ct_autofd fd = openat(r->s->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
+    if (r->s->pagemap_fd < 0) {
         guard_unseen(r, GUARD_TEXT_ALTERED);
         return;
     }
@@ -197,7 +196,7 @@ static void check_text(struct guard_run *r)
         if (m->path[0] != '/' || (m->flags & GUARD_MAP_SHARED)) {
             continue;
         }
-        long found = altered_pages(fd, m, page);
+        long found = altered_pages(r->s->pagemap_fd, m, page);
         if (found) {
             guard_fail(r, GUARD_TEXT_ALTERED, 0, m->path,
                        found < 0 ? "pages of code can't be looked at: %.120s"

@@ -6,6 +6,7 @@
  *
  *     guard_profile_load("strict", &profile, &err)
  *     guard_new(profile, &config, &g, &err)         takes the start state
+ *     prctl(PR_SET_DUMPABLE, 0)                     not before: then it could not read enough
  *     guard_check(g, GUARD_FULL, &report, &err)     refuse to start if report.count
  *     … mount(2) …
  *     guard_mounted(g, dev, &err)                   from here on the mount has to be there

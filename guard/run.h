@@ -40,6 +40,7 @@ struct guard_subject {
     int proc_fd; /* /proc/PID */
     int pidfd;
     int mountinfo_fd;
+    int pagemap_fd; /* SELF, MATE: opened early, since only a dumpable process may */
     uint64_t start_time;
     struct guard_facts start;
     struct guard_failures at_start;

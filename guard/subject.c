@@ -197,11 +197,14 @@ struct guard_subject *guard_subject_open(struct guard *g, pid_t pid, enum guard_
     (void)snprintf(name, sizeof(name), "%d", pid);
     s->role = role;
     s->pid = pid;
-    s->mountinfo_fd = -1;
+    s->mountinfo_fd = s->pagemap_fd = -1;
     s->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     s->proc_fd = openat(g->proc_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->proc_fd >= 0 && role != GUARD_STRANGER) {
+        s->pagemap_fd = openat(s->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+    }
     if (s->pidfd < 0 || s->proc_fd < 0) {
-        int e = errno;
+        int e = s->proc_fd < 0 ? errno : ESRCH;
         ct_err_set(err, e == ENOENT || e == ESRCH ? CT_NOTFOUND : CT_IO, "process %d: %s", pid,
                    strerror(e));
     } else if ((role == GUARD_MATE || watch_mounts(g, s, err) == 0) &&
@@ -217,7 +220,7 @@ void guard_subject_free(struct guard_subject *s)
     if (!s) {
         return;
     }
-    const int fds[] = {s->proc_fd, s->pidfd, s->mountinfo_fd};
+    const int fds[] = {s->proc_fd, s->pidfd, s->mountinfo_fd, s->pagemap_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (fds[i] >= 0) {
             close(fds[i]);
@@ -300,16 +303,34 @@ int guard_subject_start(struct guard *g, struct guard_subject *s, struct ct_err 
     return 0;
 }
 
+/* The start state is taken while the process is dumpable; from the moment on when it is not, that
+ * has to stay so. */
+static void forget_dumpable(struct guard_subject *s, const struct guard_failures *now)
+{
+    for (size_t i = 0; i < s->at_start.count && now->state[GUARD_DUMPABLE] == GUARD_OK; i++) {
+        if (s->at_start.items[i].id == GUARD_DUMPABLE) {
+            s->at_start.items[i].id = GUARD_IDS;
+        }
+    }
+}
+
 int guard_subject_run(struct guard *g, struct guard_subject *s, unsigned wanted, unsigned flags,
                       struct guard_report *report, struct ct_err *err)
 {
     struct guard_facts now;
     struct guard_failures failures = {0};
-    if (guard_facts_read(s->proc_fd, wanted, &now, err)) {
+    /* A process that is no longer dumpable may not read its own environment, which is that of its
+     * start anyway. */
+    unsigned known = s->role == GUARD_SELF ? GUARD_HAS_ENVIRON : 0;
+    if (guard_facts_read(s->proc_fd, wanted & ~known, &now, err)) {
         return -1;
     }
+    now.wanted |= wanted & known;
+    now.has |= s->start.has & known;
+    now.environ = known ? s->start.environ : now.environ;
     run(g, s, &now, &s->start, flags, &failures);
     guard_judge(g, s, &failures, report);
+    forget_dumpable(s, &failures);
     guard_failures_free(&failures);
     guard_facts_free(&now);
     return 0;
