@@ -238,8 +238,24 @@ static struct guard_subject *known_reader(const struct guard *g, pid_t pid)
     return NULL;
 }
 
+static void forget_dead(struct guard *g)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < g->reader_count; i++) {
+        if (guard_subject_alive(g->readers[i])) {
+            g->readers[kept++] = g->readers[i];
+        } else {
+            guard_subject_free(g->readers[i]);
+        }
+    }
+    g->reader_count = kept;
+}
+
 static int keep_reader(struct guard *g, struct guard_subject *s, struct ct_err *err)
 {
+    if (g->reader_count == GUARD_READERS_MAX) {
+        forget_dead(g);
+    }
     if (g->reader_count == g->reader_cap) {
         size_t want = g->reader_cap ? g->reader_cap * 2 : 16;
         struct guard_subject **more =

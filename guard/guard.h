@@ -19,9 +19,15 @@
  * A failing call (-1) is no report that all is well: treat it as a finding.
  *
  * What is found stands in the report of that run only: a finding that is gone at the next run has
- * been there all the same. An object is used by one thread at a time. It forks a short-lived child
- * for one check (tracer-outside) and waits for it by its pid; with SIGCHLD ignored that check sees
- * nothing. All paths are absolute and resolved.
+ * been there all the same. An object is used by one thread at a time. All paths are absolute and
+ * resolved.
+ *
+ * Call it from a thread that nothing waits for: looking at a reader may have to wait for it (its
+ * memory map is locked while it faults on our own mount) or for a file system of its own. A guard
+ * that has not answered within `gap_ms` is a finding by itself.
+ *
+ * It forks two short-lived children for one check (tracer-outside), which send no SIGCHLD, and
+ * makes a file in protected directories, which must fail. Each reader takes three descriptors.
  */
 #ifndef GUARD_GUARD_H
 #define GUARD_GUARD_H
@@ -32,7 +38,7 @@
 
 #include "guard/profile.h"
 
-enum { GUARD_FINDINGS_MAX = 64, GUARD_TEXT_MAX = 224, GUARD_READERS_MAX = 1024 };
+enum { GUARD_FINDINGS_MAX = 64, GUARD_TEXT_MAX = 224, GUARD_READERS_MAX = 512 };
 
 struct guard_config {
     const char *source;     /* SRC, or NULL */

@@ -179,9 +179,18 @@ def test_mounts():
     drift("the source unmounted", ["mount-path", "source-ro"], ["umount", "-l", src])
     drift("somewhere else", ["mount-foreign", "mount-event"],
           ["-t", "tmpfs", "-o", "nosuid,nodev,noexec", "none", path("other")])
-    drift("a prefix of a known path", ["mount-foreign"],
-          ["--bind", path("other"), os.path.dirname(workdir()) + "/" + os.path.basename(workdir()) +
-           "/other"])
+    os.makedirs(path("declared"))
+    os.makedirs(path("declared-not"))
+    which = keep("declared", f"tmpfs {path('declared')}")
+    with check("mounts: a declared one, and one whose name begins with it"):
+        with Guard(which, *ends, **here) as g:
+            tmpfs = ["-t", "tmpfs", "-o", "nosuid,nodev", "none"]
+            g.mount(*tmpfs, path("declared"))
+            got = g.finds("mount-event")
+            assert ids(got) == {"mount-event"}, said(got)
+            g.mount(*tmpfs, path("declared-not"))
+            g.finds("mount-foreign", "mount-flags")
+    which = keep()
     drift("set-user-id programs", ["mount-flags"], ["-t", "tmpfs", "none", path("other")])
     drift("one over another", ["mount-stacked"], ["-t", "tmpfs", "none", src],
           ["-t", "tmpfs", "none", src])
