@@ -9,7 +9,7 @@
 #include "format/base/file.h"
 #include "guard/builtin.h"
 
-enum { WORDS_MAX = 16 };
+enum { WORDS_MAX = 16, HEX_DIGITS = 2 * CT_SHA256_LEN };
 
 static const char *const level_names[] = {"ignore", "keep", "require"};
 static const char *const kind_names[GUARD_KINDS] = {
@@ -133,8 +133,8 @@ static int admit_what(struct parse *ps, char **w, int n, bool exe, struct ct_err
     for (int i = 3; i < n; i++) {
         if (exe && !d.needs_tree && strcmp(w[i], "tree") == 0) {
             d.needs_tree = true;
-        } else if (!d.has_digest && strlen(w[i]) == 2 * CT_SHA256_LEN &&
-                   ct_unhex(w[i], 2 * CT_SHA256_LEN, d.digest, CT_SHA256_LEN) == CT_SHA256_LEN) {
+        } else if (!d.has_digest && strlen(w[i]) == HEX_DIGITS &&
+                   ct_unhex(w[i], HEX_DIGITS, d.digest, CT_SHA256_LEN) == CT_SHA256_LEN) {
             d.has_digest = true;
         } else {
             return wrong(ps, err, "not a SHA-256 of 64 hexadecimal digits", w[i]);
@@ -246,30 +246,40 @@ static int statement(struct parse *ps, char **w, int n, struct ct_err *err)
                                                             : level(ps, w, n, err);
 }
 
+static int parse_line(struct parse *ps, char *line, struct ct_err *err)
+{
+    char *words[WORDS_MAX];
+    char *save = NULL;
+    int count = 0;
+    ps->line++;
+    line[strcspn(line, "#")] = '\0';
+    for (char *w = strtok_r(line, " \t\r", &save); w; w = strtok_r(NULL, " \t\r", &save)) {
+        if (count == WORDS_MAX) {
+            return wrong(ps, err, "too many words", "");
+        }
+        words[count++] = w;
+    }
+    return count ? statement(ps, words, count, err) : 0;
+}
+
 static int parse_text(struct parse *ps, const char *text, size_t n, struct ct_err *err)
 {
-    ct_autofree char *copy = n < GUARD_PROFILE_MAX ? strndup(text, n) : NULL;
-    if (!copy || strlen(copy) != n) {
+    ct_autobuf copy = {0};
+    if (n >= GUARD_PROFILE_MAX || memchr(text, '\0', n)) {
         return ct_err_set(err, CT_USAGE, "%s: not a text of less than %d bytes", ps->label,
                           GUARD_PROFILE_MAX);
     }
-    for (char *line = copy; line;) {
+    ct_buf_put(&copy, text, n);
+    ct_buf_putc(&copy, '\0');
+    if (ct_buf_ok(&copy, err)) {
+        return -1;
+    }
+    for (char *line = (char *)copy.data; line;) {
         char *next = strchr(line, '\n');
-        char *words[WORDS_MAX];
-        char *save = NULL;
-        int count = 0;
         if (next) {
             *next++ = '\0';
         }
-        ps->line++;
-        line[strcspn(line, "#")] = '\0';
-        for (char *w = strtok_r(line, " \t\r", &save); w; w = strtok_r(NULL, " \t\r", &save)) {
-            if (count == WORDS_MAX) {
-                return wrong(ps, err, "too many words", "");
-            }
-            words[count++] = w;
-        }
-        if (count && statement(ps, words, count, err)) {
+        if (parse_line(ps, line, err)) {
             return -1;
         }
         line = next;

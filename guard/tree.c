@@ -12,7 +12,7 @@
 
 #include "format/base/file.h"
 
-enum { BLOCK = 1 << 16 };
+enum { BLOCK = 1 << 14 };
 
 struct tree {
     struct ct_sha256 *sha;
@@ -23,8 +23,8 @@ struct tree {
 int guard_file_digest(int fd, uint8_t out[static CT_SHA256_LEN], struct ct_err *err)
 {
     ct_autosha256 *sha = ct_sha256_new(err);
-    ct_autofree uint8_t *block = malloc(BLOCK);
-    if (!sha || !block) {
+    uint8_t block[BLOCK];
+    if (!sha) {
         return ct_err_set(err, CT_NOMEM, "no memory for a digest");
     }
     for (off_t at = 0;;) {
@@ -132,7 +132,9 @@ static int add_names(struct tree *t, int fd, char **names, size_t count, const c
                      int depth, struct ct_err *err)
 {
     int rc = 0;
-    qsort(names, count, sizeof(*names), by_name);
+    if (count > 1) {
+        qsort(names, count, sizeof(*names), by_name);
+    }
     for (size_t i = 0; i < count && rc == 0; i++) {
         ct_autofree char *full = NULL;
         if (asprintf(&full, "%s%s%s", path, *path ? "/" : "", names[i]) < 0) {

@@ -44,7 +44,7 @@ class Tool:
 
     def __init__(self, *arguments, prefix=(), env=None, cwd=None, preexec=die_with_parent):
         # LeakSanitizer traces at the end, which whoever traces already prevents.
-        env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", **(env or {})}
+        env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0", **(env or {})}
         # pylint: disable=consider-using-with, subprocess-popen-preexec-fn
         self.process = subprocess.Popen([*prefix, TOOL, *map(str, arguments)], env=env, cwd=cwd,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
