@@ -69,8 +69,8 @@ static int open_in(int dirfd, const char *path, uint64_t resolve, uint64_t flags
     return (int)syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
 }
 
-/* The first argument that is no option: what is run. "" for what is not in a file: -c, standard
- * input, nothing; "-m" for a module. NULL with memory short. */
+/* The first argument that is no option: what is run. "" for what is not in a file (-c, standard
+ * input, nothing) or not understood; "-m" for a module. Letters may stand together: -Bc. */
 static const char *script_of(const char *text, size_t n)
 {
     size_t at = strnlen(text, n) + 1;
@@ -78,18 +78,20 @@ static const char *script_of(const char *text, size_t n)
         const char *word = text + at;
         size_t len = strnlen(word, n - at);
         at += len + 1;
+        if (strcmp(word, "--") == 0) {
+            return at < n && text[at] != '-' ? text + at : "";
+        }
         if (word[0] != '-') {
             return word;
         }
-        if (strcmp(word, "-m") == 0) {
-            return word;
-        }
-        if (len == 1 || word[1] == 'c' || word[1] == 'e' || word[1] == 'i' ||
-            strncmp(word, "--eval", 6) == 0) {
+        if (len == 1 || word[1] == '-' || word[strcspn(word, "ceipr")]) {
             return "";
         }
+        if (strchr(word, 'm')) {
+            return "-m";
+        }
         if (strcmp(word, "-W") == 0 || strcmp(word, "-X") == 0) {
-            at += strnlen(text + at, at < n ? n - at : 0) + 1;
+            at += at < n ? strnlen(text + at, n - at) + 1 : 0;
         }
     }
     return "";
@@ -101,7 +103,8 @@ static bool runs_from(struct guard_run *r, const char *tree, int tree_fd)
     ct_autobuf text = {0};
     char path[8192];
     ct_autofree char *cwd = guard_readlink_at(r->s->proc_fd, "cwd", NULL);
-    if (!cwd || guard_read_at(r->s->proc_fd, "cmdline", CMDLINE_MAX, &text, NULL)) {
+    if (!cwd || guard_read_at(r->s->proc_fd, "cmdline", CMDLINE_MAX, &text, NULL) ||
+        (r->now->environ & GUARD_ENV_INTERPRETER)) {
         return false;
     }
     const char *script = script_of((char *)text.data, text.len);
@@ -125,7 +128,7 @@ static bool tree_is_right(struct guard_run *r, size_t i, int fd)
 {
     const struct guard_declared *d = &r->profile->declared[i];
     uint8_t digest[CT_SHA256_LEN];
-    if (guard_known_tree_digest(r->g, fd, digest, NULL)) {
+    if (guard_known_tree_digest(r->g, fd, r->now->ns[GUARD_NS_MNT], digest, NULL)) {
         return false;
     }
     if (d->has_digest) {
@@ -140,7 +143,7 @@ static bool tree_is_right(struct guard_run *r, size_t i, int fd)
 
 static void check_tree(struct guard_run *r)
 {
-    const char *why = "its code is not of an admitted tree";
+    const char *why = "what it runs is not of an admitted tree";
     bool found = false;
     for (size_t i = 0; i < r->profile->count && !found; i++) {
         const struct guard_declared *d = &r->profile->declared[i];
@@ -150,7 +153,7 @@ static void check_tree(struct guard_run *r)
         ct_autofd fd = open_in(r->proc_root_fd, d->path, RESOLVE_IN_ROOT, O_RDONLY | O_DIRECTORY);
         if (fd >= 0 && runs_from(r, d->path, fd)) {
             found = tree_is_right(r, i, fd);
-            why = "the tree of its code has another digest";
+            why = "the tree of what it runs has another digest";
         }
     }
     guard_looked(r, GUARD_READER_TREE);

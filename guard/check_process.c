@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -7,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "format/base/file.h"
 #include "guard/state.h"
 
 static void check_tracer(struct guard_run *r)
@@ -22,6 +24,61 @@ static void check_tracer(struct guard_run *r)
         if (r->now->status.state == 'T') {
             guard_fail(r, GUARD_STOPPED, 0, "", "process %d of kvfs is stopped", r->s->pid);
         }
+    }
+}
+
+/* ---- Other threads: each can be traced, and have privileges, by itself ---- */
+
+enum { THREADS_MAX = 4096 };
+
+static void check_thread(struct guard_run *r, int tasks_fd, const char *tid)
+{
+    char name[300];
+    ct_autobuf text = {0};
+    struct guard_status st;
+    struct ct_err why = CT_ERR_INIT;
+    const struct guard_status *first = &r->now->status;
+    (void)snprintf(name, sizeof(name), "%s/status", tid);
+    if (guard_read_at(tasks_fd, name, 1 << 16, &text, &why)) {
+        return; /* it ended meanwhile */
+    }
+    if (guard_parse_status((char *)text.data, text.len, &st, &why)) {
+        guard_fail(r, GUARD_INSPECT, 0, "thread", "thread %.20s: %.100s", tid, why.msg);
+        return;
+    }
+    if (st.tracer || st.state == 't') {
+        guard_fail(r, GUARD_TRACER, 0, tid, "its thread %.20s is traced", tid);
+    }
+    uint64_t more = st.caps[GUARD_CAP_PRM] & ~first->caps[GUARD_CAP_PRM];
+    if (more || (st.caps[GUARD_CAP_EFF] & ~first->caps[GUARD_CAP_PRM])) {
+        guard_fail(r, GUARD_CAPABILITIES, more, "thread",
+                   "its thread %.20s has more capabilities than the first", tid);
+    }
+    if (first->seccomp > 0 && st.seccomp <= 0) {
+        guard_fail(r, GUARD_SECCOMP, 0, "thread", "its thread %.20s has no seccomp filter", tid);
+    }
+}
+
+static void check_threads(struct guard_run *r)
+{
+    int fd = openat(r->s->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *e = NULL;
+    unsigned count = 0;
+    while (dir && (e = readdir(dir)) && count < THREADS_MAX) {
+        if (e->d_name[0] != '.' && strtol(e->d_name, NULL, 10) != r->now->status.tgid) {
+            check_thread(r, fd, e->d_name);
+        }
+        count++;
+    }
+    if (!dir || count == THREADS_MAX) {
+        guard_fail(r, GUARD_INSPECT, 0, "threads",
+                   "the threads of process %d can't be looked through", r->s->pid);
+    }
+    if (dir) {
+        (void)closedir(dir);
+    } else if (fd >= 0) {
+        close(fd);
     }
 }
 
@@ -96,6 +153,10 @@ void guard_check_process(struct guard_run *r)
 {
     if (guard_has(r, GUARD_HAS_STATUS)) {
         check_tracer(r);
+        /* A reader may have hundreds. */
+        if (r->s->role != GUARD_STRANGER || !r->start || (r->flags & GUARD_FULL)) {
+            check_threads(r);
+        }
     }
     check_core(r);
     check_environ(r);

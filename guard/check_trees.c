@@ -1,7 +1,9 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "format/base/file.h"
@@ -56,6 +58,12 @@ void guard_check_trees(struct guard_run *r)
 
 /* ---- Digests that are known ---- */
 
+static bool is_fuse(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) || (unsigned long)fs.f_type == FUSE_SUPER_MAGIC;
+}
+
 int guard_known_file_digest(struct guard *g, int fd, uint8_t out[static CT_SHA256_LEN],
                             struct ct_err *err)
 {
@@ -79,6 +87,9 @@ int guard_known_file_digest(struct guard *g, int fd, uint8_t out[static CT_SHA25
     if (!guard_file_id_same(&before, &after)) {
         return ct_err_set(err, CT_STALE, "the file changed while it was read");
     }
+    if (is_fuse(fd)) {
+        return 0; /* what it says of a file is whatever its daemon likes */
+    }
     struct guard_known_digest *k = &g->digests[g->digest_next];
     *k = (struct guard_known_digest){.id = before};
     memcpy(k->digest, out, CT_SHA256_LEN);
@@ -87,24 +98,25 @@ int guard_known_file_digest(struct guard *g, int fd, uint8_t out[static CT_SHA25
     return 0;
 }
 
-static struct guard_known_tree *known_tree(struct guard *g, const struct stat *st)
+static struct guard_known_tree *known_tree(struct guard *g, const struct stat *st, uint64_t mnt_ns)
 {
     for (size_t i = 0; i < g->known_tree_count; i++) {
-        if (g->known_trees[i].dev == st->st_dev && g->known_trees[i].ino == st->st_ino) {
-            return &g->known_trees[i];
+        struct guard_known_tree *k = &g->known_trees[i];
+        if (k->dev == st->st_dev && k->ino == st->st_ino && k->mnt_ns == mnt_ns) {
+            return k;
         }
     }
     if (g->known_tree_count < GUARD_TREES_MAX) {
         g->known_tree_count++;
     }
     struct guard_known_tree *k = &g->known_trees[g->known_tree_count - 1];
-    *k = (struct guard_known_tree){.dev = st->st_dev, .ino = st->st_ino};
+    *k = (struct guard_known_tree){.dev = st->st_dev, .ino = st->st_ino, .mnt_ns = mnt_ns};
     return k;
 }
 
 /* Marks are good for a period: comparing them costs a stat() a file. */
-int guard_known_tree_digest(struct guard *g, int dirfd, uint8_t out[static CT_SHA256_LEN],
-                            struct ct_err *err)
+int guard_known_tree_digest(struct guard *g, int dirfd, uint64_t mnt_ns,
+                            uint8_t out[static CT_SHA256_LEN], struct ct_err *err)
 {
     struct stat st;
     uint8_t marks[CT_SHA256_LEN];
@@ -112,7 +124,7 @@ int guard_known_tree_digest(struct guard *g, int dirfd, uint8_t out[static CT_SH
     if (fstat(dirfd, &st)) {
         return ct_err_sys(err, errno, "stat");
     }
-    struct guard_known_tree *k = known_tree(g, &st);
+    struct guard_known_tree *k = known_tree(g, &st, mnt_ns);
     int64_t now = guard_now_ns();
     if (!k->looked_ns || now - k->looked_ns > (int64_t)g->profile->period_ms * 1000000) {
         if (guard_tree_marks(dirfd, marks, err)) {

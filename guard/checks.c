@@ -90,10 +90,11 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
                    "Where a user namespace is used, who this is on the host.",
                    {true, true}},
     [GUARD_TRACER] = {"tracer",
-                      "Nobody traces the process.",
+                      "Nobody traces the process, or one of its threads.",
                       "End the debugger, and start anew.",
                       "A tracer outside the PID namespace (tracer-outside), and reads of memory "
-                      "without tracing.",
+                      "without tracing. Threads of readers but the first: looked at when they are "
+                      "admitted, and every tenth time.",
                       {true, true}},
     [GUARD_TRACER_OUTSIDE] =
         {"tracer-outside",
@@ -281,12 +282,14 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "What an admitted program is told to do: for an interpreter, admit its tree "
          "too.",
          {false, true}},
-    [GUARD_READER_TREE] = {"reader-tree",
-                           "The code that the reader is run with is an admitted tree, unchanged.",
-                           "Run code of an admitted tree, or add `admit tree` to the profile.",
-                           "The command line is the process's own word: a hint. Code that it gets "
-                           "elsewhere later.",
-                           {false, true}},
+    [GUARD_READER_TREE] =
+        {"reader-tree",
+         "The code that the reader is run with is an admitted tree, unchanged.",
+         "Run a file of an admitted tree, without PYTHONPATH and the like, or add "
+         "`admit tree` to the profile.",
+         "The command line is the process's own word: a hint. Code that it gets "
+         "elsewhere later.",
+         {false, true}},
     [GUARD_READER_PIN] =
         {"reader-pin",
          "The reader is in the mount and PID namespace and the cgroup of the first "

@@ -26,7 +26,7 @@ static bool drain(const struct guard *g)
 {
     struct epoll_event events[16];
     bool any = false;
-    while (epoll_wait(g->epoll_fd, events, 16, 0) > 0) {
+    for (int turn = 0; turn < 4 && epoll_wait(g->epoll_fd, events, 16, 0) > 0; turn++) {
         any = true;
     }
     return any;
@@ -41,7 +41,13 @@ static int open_proc(struct guard *g, struct ct_err *err)
         return ct_err_sys(err, errno, "/proc");
     }
     g->proc_dev = st.st_dev;
-    return 0;
+    /* Otherwise the numbers of processes would mean others. */
+    char *self = guard_readlink_at(g->proc_fd, "self", err);
+    bool ours = self && strtol(self, NULL, 10) == getpid();
+    free(self);
+    return ours ? 0
+                : ct_err_set(err, CT_UNSUPPORTED,
+                             "/proc is that of another PID namespace than ours");
 }
 
 int guard_new(const struct guard_profile *profile, const struct guard_config *config,

@@ -53,8 +53,14 @@ enum { GUARD_MAPS_MAX = 65536 };
 int guard_parse_maps(const char *text, size_t n, struct guard_maps *out, struct ct_err *err);
 void guard_maps_free(struct guard_maps *m);
 
-enum { GUARD_ENV_PRELOAD = 1, GUARD_ENV_AUDIT = 2, GUARD_ENV_LIBRARY_PATH = 4 };
-/* Which of LD_PRELOAD, LD_AUDIT, LD_LIBRARY_PATH are set and not empty. */
+enum {
+    GUARD_ENV_PRELOAD = 1,
+    GUARD_ENV_AUDIT = 2,
+    GUARD_ENV_LIBRARY_PATH = 4,
+    GUARD_ENV_INTERPRETER = 8
+};
+/* Which of LD_PRELOAD, LD_AUDIT, LD_LIBRARY_PATH are set and not empty; INTERPRETER: one of those
+ * by which interpreters load code from elsewhere (PYTHONPATH, NODE_OPTIONS, BASH_ENV, …). */
 unsigned guard_parse_environ(const char *text, size_t n);
 
 /* A row of /proc/PID/limits; UINT64_MAX for `unlimited`. */

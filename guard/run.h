@@ -93,8 +93,8 @@ int guard_trees_take(struct guard *g, struct ct_err *err);
 /* A digest, out of the cache if the file is the same as then. */
 int guard_known_file_digest(struct guard *g, int fd, uint8_t out[static CT_SHA256_LEN],
                             struct ct_err *err);
-int guard_known_tree_digest(struct guard *g, int dirfd, uint8_t out[static CT_SHA256_LEN],
-                            struct ct_err *err);
+int guard_known_tree_digest(struct guard *g, int dirfd, uint64_t mnt_ns,
+                            uint8_t out[static CT_SHA256_LEN], struct ct_err *err);
 
 /* ---- Subjects and runs (subject.c) ---- */
 

@@ -29,6 +29,7 @@ int guard_tree_marks(int dirfd, uint8_t out[static CT_SHA256_LEN], struct ct_err
 struct guard_known_tree {
     dev_t dev;
     ino_t ino;
+    uint64_t mnt_ns;   /* something else may be mounted in it in another one */
     int64_t looked_ns; /* when the marks were last compared */
     uint8_t marks[CT_SHA256_LEN];
     uint8_t digest[CT_SHA256_LEN];

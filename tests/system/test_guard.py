@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 
-from kvfstest import (KVFS, ROOT, Checks, Skip, as_user, die_with_parent, in_namespace, kvfs, run,
-                      sanitized, wait_for, workdir)
+from kvfstest import (KVFS, ROOT, Checks, Model, Skip, as_user, die_with_parent, in_namespace, kvfs,
+                      run, sanitized, turns, wait_for, workdir)
 
 checks = Checks()
 check = checks.check
@@ -295,6 +295,16 @@ def test_process():
                 assert tracer.line() == "ok"
                 g.finds("tracer-outside", command="full")
 
+    with check("process: one of its threads is traced"):
+        with Guard(which) as g:
+            g.do("thread")
+            g.finds_nothing()
+            tid = max(map(int, os.listdir(f"/proc/{g.pid}/task")))
+            assert tid != g.pid
+            with Tool("trace", tid) as tracer:
+                assert tracer.line() == "ok"
+                assert f"thread {tid}" in said(g.finds("tracer"))
+
     with check("process: started with LD_PRELOAD, LD_AUDIT, LD_LIBRARY_PATH"):
         strict = profile("env", "* ignore\nld-preload require\nld-library-path require")
         for name, what in (("LD_PRELOAD", "ld-preload"), ("LD_AUDIT", "ld-preload"),
@@ -555,8 +565,9 @@ def test_admission():
         text = READERS + f"no-new-privs ignore\nmapped-memory ignore\nmapped-rwx ignore\n" \
             f"admit exe {python} tree\nadmit tree {app} {tree}\n"
 
-        def asked(g, *arguments, cwd=None, why=None):
-            with subprocess.Popen([python, *arguments], stdout=subprocess.PIPE, cwd=cwd,
+        def asked(g, *arguments, cwd=None, why=None, env=None, prefix=()):
+            with subprocess.Popen([*prefix, python, *arguments], stdout=subprocess.PIPE, cwd=cwd,
+                                  env={**os.environ, **(env or {})},
                                   preexec_fn=die_with_parent) as process:
                 process.stdout.readline()
                 g.admits(process.pid, why)
@@ -567,6 +578,11 @@ def test_admission():
             asked(g, app + "/serve.py")
             asked(g, "-B", "-u", "serve.py", cwd=app)
             asked(g, "-c", code, why="reader-tree")
+            asked(g, "-Bc", code, app + "/serve.py", why="reader-tree")
+            asked(g, "-X", "utf8", app + "/serve.py")
+            asked(g, app + "/serve.py", env={"PYTHONPATH": "/tmp"}, why="reader-tree")
+            hidden = in_namespace(f"mount -t tmpfs none {app}/lib; echo > {app}/lib/x.py")
+            asked(g, app + "/serve.py", prefix=hidden, why="reader-tree")
             asked(g, path("stray.py"), why="reader-tree")
             asked(g, app + "/../stray.py", why="reader-tree")
             asked(g, app + "/link.py", why="reader-tree")
@@ -705,6 +721,57 @@ def in_box(pid, *script):
 
 
 RO, NOSUID, NODEV, NOEXEC, REMOUNT, BIND = 1, 2, 4, 8, 32, 4096
+
+
+def test_no_false_alarm():
+    """Beside a real mount that is read, with two processors busy and mounts coming and going."""
+    model = Model(mib=16)
+    with check("no false alarm while a mount is read"), model.mount() as m:
+        which = profile("calm", "base drift\n* ignore reader\nmapped-new keep\nperiod 50")
+        with Guard(which, f"source={model.encrypted}", f"mount={m.path}") as g:
+            assert g.ask(f"mounted {m.device}")["rc"] == 0
+            for pid in m.pids.values():
+                assert (got := g.ask(f"own {pid}"))["rc"] == 0, got["error"]
+            busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"],
+                                     preexec_fn=die_with_parent) for _ in range(2)]
+            try:
+                for turn in turns(30):
+                    with open(model.shown(m, turn % 2), "rb") as file:
+                        file.read()
+                    run("unshare", "-m", "sh", "-c", f"mount -t tmpfs none {path('other')}",
+                        check=True)
+                    run("mount", "-t", "tmpfs", "none", path("other"), check=True)
+                    run("umount", path("other"), check=True)
+                    got = g.ask("wait 60")
+                    assert got["rc"] == 0 and not got["findings"], said(got)
+                assert not g.ask("full")["findings"]
+            finally:
+                for process in busy:
+                    process.kill()
+                    process.wait()
+            os.kill(m.worker, signal.SIGSTOP)
+            g.finds("stopped")
+            os.kill(m.worker, signal.SIGCONT)
+            if not sanitized():
+                with Tool("trace", m.worker) as tracer:
+                    assert tracer.line() == "ok"
+                    g.finds("tracer")
+            g.finds_nothing()
+            # What a uprobe or a debugger's breakpoint does to a page of code.
+            patch(m.worker)
+            assert "code was altered in memory" in said(g.finds("text-altered"))
+
+
+def patch(pid):
+    """Writes a byte of a process's code to where it was."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        line = next(x for x in maps if " r-xp " in x and "kvfs" in x)
+    at = int(line.split("-")[0], 16)
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(at)
+        byte = memory.read(1)
+        memory.seek(at)
+        memory.write(byte)
 
 
 def test_containers():
@@ -885,6 +952,7 @@ def main():
     test_machine()
     test_readers()
     test_admission()
+    test_no_false_alarm()
     test_containers()
     checks.note(f"{len(found_so_far)} kinds of drift were provoked and found")
     with check("at least 30 kinds of drift"):

@@ -16,6 +16,7 @@
 #include <linux/bpf.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,13 +144,30 @@ static int run(const char *arg)
     return execv(path, argv);
 }
 
+static void *sleep_on(void *arg)
+{
+    (void)arg;
+    for (;;) {
+        pause();
+    }
+    return NULL;
+}
+
+static int thread(const char *arg)
+{
+    pthread_t t;
+    (void)arg;
+    return pthread_create(&t, NULL, sleep_on, NULL) ? -1 : 0;
+}
+
 static const struct {
     const char *name;
     int (*fn)(const char *arg);
 } deeds[] = {{"memfd", map_memfd}, {"shared", map_shared},   {"rwx", map_rwx},
              {"map", map_file},    {"patch", patch},         {"dumpable", dumpable},
              {"core", core},       {"memlock", memlock},     {"effective", effective},
-             {"uid", to_uid},      {"unshare", unshare_one}, {"exec", run}};
+             {"uid", to_uid},      {"unshare", unshare_one}, {"exec", run},
+             {"thread", thread}};
 
 /* NAME [ARGUMENT] */
 static int deed(const char *line)
