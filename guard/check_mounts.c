@@ -223,6 +223,17 @@ static void check_source(struct guard_run *r)
     }
 }
 
+/* It was unmounted: the end of it, and no drift. */
+static bool own_is_gone(const struct guard_run *r)
+{
+    for (size_t i = 0; i < r->now->mounts.count; i++) {
+        if (is_own(r, &r->now->mounts.items[i])) {
+            return false;
+        }
+    }
+    return r->g->mounted;
+}
+
 static void check_own(struct guard_run *r)
 {
     const unsigned need = GUARD_M_RO | GUARD_M_NOSUID | GUARD_M_NODEV;
@@ -231,6 +242,9 @@ static void check_own(struct guard_run *r)
     }
     const struct guard_mount *m = guard_mount_of(&r->now->mounts, r->config->mountpoint);
     guard_looked(r, GUARD_MOUNT_OWN);
+    if (own_is_gone(r)) {
+        return;
+    }
     if (!m || !is_own(r, m) || strcmp(m->path, r->config->mountpoint) != 0) {
         guard_fail(r, GUARD_MOUNT_OWN, 0, "place", "%.150s does not lead to kvfs's own mount",
                    r->config->mountpoint);
@@ -277,6 +291,9 @@ static const struct guard_mount *find(const struct guard_mounts *m, const struct
 static void compare(struct guard_run *r, const struct guard_mount *was)
 {
     const struct guard_mount *is = find(&r->now->mounts, was);
+    if (!is && is_own(r, was) && own_is_gone(r)) {
+        return;
+    }
     if (!is) {
         guard_fail(r, GUARD_MOUNT_PATH, 0, was->path, "the %.30s at %.150s is gone", was->fstype,
                    was->path);

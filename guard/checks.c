@@ -39,7 +39,8 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
                          "The mount point leads to kvfs's own mount, whole, read-only, nosuid and "
                          "nodev.",
                          "Find out who mounted there, and start anew.",
-                         "Nothing before kvfs has mounted; the mount is told by its device number.",
+                         "Nothing before kvfs has mounted, nor that it was unmounted, which is the "
+                         "end of it; the mount is told by its device number.",
                          {true, false}},
     [GUARD_MOUNT_EVENT] =
         {"mount-event",

@@ -351,6 +351,16 @@ bool guard_profile_is_off(const struct guard_profile *p)
     return true;
 }
 
+bool guard_profile_judges_readers(const struct guard_profile *p)
+{
+    for (int i = 0; i < GUARD_IDS; i++) {
+        if (p->level[i][GUARD_READER]) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- The one way of saying it ---- */
 
 static int by_text(const void *a, const void *b)

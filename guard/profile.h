@@ -83,6 +83,8 @@ void guard_profile_free(struct guard_profile *p); /* NULL is allowed */
 
 /* Whether anything is checked at all. */
 bool guard_profile_is_off(const struct guard_profile *p);
+/* Whether readers are: if not, guard_admit() lets all of them in. */
+bool guard_profile_judges_readers(const struct guard_profile *p);
 
 /* The effective profile, admission included, in the language above, each thing said in one way
  * only: two files that mean the same give the same text. */

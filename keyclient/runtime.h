@@ -28,6 +28,7 @@ struct kc_runtime {
     struct ct_secret *api_key; /* its characters */
     struct kc_key keys[KC_KEYS];
     json_t *measurements; /* {"profile", "items"} */
+    json_t *guard;        /* its report, for the evidence; see kc_runtime_guard() */
     char measurement[KX_HEX + 1];
 };
 
@@ -37,6 +38,9 @@ struct kc_runtime {
 int kc_runtime_init(struct kc_runtime *r, const char *pin, const char *host, const void *api_key,
                     size_t n, json_t *measurements, struct ct_err *err);
 void kc_runtime_free(struct kc_runtime *r);
+
+/* The guard's latest report, {"state", "findings"}; taken over. Until then it is said to be off. */
+void kc_runtime_guard(struct kc_runtime *r, json_t *report);
 
 /* The key pair as a JWK, for one call; owned by the caller. */
 json_t *kc_key_pair(const struct kc_key *key, struct ct_err *err);

@@ -8,6 +8,7 @@
 #ifndef KVFS_MOUNT_SUPERVISOR_H
 #define KVFS_MOUNT_SUPERVISOR_H
 
+#include "guard/profile.h"
 #include "kvfs/mount/options.h"
 
 struct kvfs_job {
@@ -16,7 +17,10 @@ struct kvfs_job {
     int key_dir_fd;                     /* --key-dir, or -1 */
     int ca_fd;                          /* --ca, or -1 */
     int state_fd;                       /* the state directory, or -1 */
-    struct kvfs_key_files *keys;        /* closed as soon as the worker has them */
+    struct guard_profile *profile;      /* loaded from options->guard */
+    struct kvfs_measured measured[KVFS_MEASURED_MAX];
+    uint32_t measured_count;
+    struct kvfs_key_files *keys; /* closed as soon as the worker has them */
 };
 
 /* Mounts, and returns when the mount answers (in the background) or when it has ended (in the

@@ -4,8 +4,8 @@
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
- * from a server), chunks.c pool.c prefetch.c ops_read.c (the read path), reply.c (errno and the
- * only reply that carries file data), statusdir.c (.kvfs/), seal.c.
+ * from a server), guarded.c (the guard), chunks.c pool.c prefetch.c ops_read.c (the read path),
+ * reply.c (errno and the only reply that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -23,13 +23,15 @@
 
 struct kvfs_judge;        /* rules.c */
 struct kvfs_leases;       /* leases.h */
+struct kvfs_guarded;      /* guarded.h */
 struct kvfs_resident_set; /* resident.c */
 
 struct kvfs_serve {
     struct kvfs_config config;
     struct ct_keyring *keyring;
-    struct ct_keysource *keys;  /* of the ring; NULL with a key server */
-    struct kvfs_leases *leases; /* NULL with local keys */
+    struct ct_keysource *keys;    /* of the ring; NULL with a key server */
+    struct kvfs_guarded *guarded; /* NULL: no guard watches */
+    struct kvfs_leases *leases;   /* NULL with local keys */
     struct kvfs_shared *shared;
     struct kvfs_table *table;
     struct kvfs_judge *judge;
@@ -43,6 +45,8 @@ struct kvfs_serve {
     atomic_uint handed;     /* see kvfs_hand_over() */
     int control;            /* KVFS_FD_CONTROL */
     int ended;              /* an eventfd: the session is over */
+    int asked;              /* an eventfd: somebody asked for a seal */
+    atomic_bool taken;      /* sealed, and everything is taken back */
     int64_t started;        /* seconds since the epoch */
 };
 
@@ -69,6 +73,7 @@ int kvfs_source_courier(struct kvfs_serve *s, struct ct_err *err);
 /* Notes that a generation of a model was seen (0 only asks); *highest ever, 0 if none is known. */
 int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation, int64_t *highest,
                      struct ct_err *err);
+int kvfs_source_sealed(struct kvfs_serve *s, const char *text);
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 
