@@ -35,7 +35,8 @@ PROBES = {
     "log-level": ("debug", lambda m: level_of(m), True),
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
-             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir"}  # test_lease
+             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
+             "guard", "exit-on-seal"}  # test_seal
 
 
 def mount_options(m):
