@@ -853,10 +853,62 @@ def test_containers():
             assert tracer.line() == "ok"
             g.finds("tracer-outside", command="full")
     test_reader_containers(root)
+    test_sidecar(root)
+
+
+def inside(pid):
+    """The number of a process in its own PID namespace."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        return int(next(line for line in status if line.startswith("NSpid:")).split()[-1])
+
+
+def test_sidecar(root):
+    """Guard and reader in two hardened containers, nobody privileged: same user, and the reader in
+    the guard's PID namespace."""
+    def beside(other, change=None):
+        def spec_of(spec):
+            spec["mounts"].pop()  # the source
+            for one in spec["linux"]["namespaces"]:
+                if one["type"] == "pid":
+                    one["path"] = f"/proc/{other.pid}/ns/pid"
+            if change:
+                change(spec)
+        return spec_of
+
+    with check("sidecar: a hardened reader is admitted under strict by an unprivileged guard"):
+        with Box("main", root) as g, ReaderBox("side", root, beside(g)) as reader:
+            g.admits(inside(reader.pid))
+            g.finds_nothing(1200)
+            g.admits(0, "inspect")
+            reader.do("memfd")
+            g.finds("mapped-memory", who="reader")
+
+    with check("sidecar: another user, a writable root, more privileges are refused"):
+        with Box("main2", root) as g:
+            other = beside(g, lambda s: s["process"]["user"].update(uid=1001, gid=1001))
+            with ReaderBox("other-user", root, other) as reader:
+                g.admits(inside(reader.pid), "inspect")
+            loose = beside(g, lambda s: s["root"].update(readonly=False))
+            with ReaderBox("loose", root, loose) as reader:
+                g.admits(inside(reader.pid), "root-ro")
+            able = beside(g, lambda s: s["process"]["capabilities"].update(
+                {k: ["CAP_CHOWN"] for k in ("bounding", "effective", "permitted", "inheritable",
+                                            "ambient")}))
+            with ReaderBox("able", root, able) as reader:
+                got = g.admits(inside(reader.pid), "capabilities")
+                assert "inspect" in ids(got), said(got)
+
+    with check("sidecar: the host mounts into the reader's container"):
+        with Box("main3", root) as g, ReaderBox("side3", root, beside(g)) as reader:
+            g.admits(inside(reader.pid))
+            in_box(reader.pid, ("none", "/drivers", "tmpfs", NOSUID | NODEV | NOEXEC))
+            got = g.finds("mount-foreign", who="reader")
+            assert got["us"] < 60_000 or sanitized(), got["us"]
+            assert "mount-event" in ids(got, "own"), said(got)
 
 
 def test_reader_containers(root):
-    """The reader's container, from a guard that is outside of it, as in a sidecar."""
+    """The reader's container, from a privileged guard that is outside of it."""
     # runc mounts and unmounts something where it is started.
     which = profile("sidecar", f"base strict\n* ignore own\nmount-event require\n"
                     "bind /encrypted\n")
