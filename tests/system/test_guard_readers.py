@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The guard: who may read, and what is found of a reader after it was admitted."""
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 
 from guardtest import (NEW_NS, TOOL, Guard, Idle, Tool, check, checks, copied, found_so_far, ids, nnp,
                        path, profile, said, write, write_sys)
-from kvfstest import as_user, die_with_parent, in_namespace, kvfs, run, sanitized
+from kvfstest import as_user, die_with_parent, in_namespace, kvfs, run, sanitized, turns
 
 
 # ---- Readers ----
@@ -68,9 +69,40 @@ def test_readers():
 
     drift("code in a memfd", "mapped-memory", "memfd")
     drift("memory to write and execute", "mapped-rwx", "rwx")
-    drift("another program", "exe-replaced", "exec " + copied("other_tool"))
     drift("another mount namespace", "namespaces", "unshare mnt")
     drift("capabilities by a user namespace", "namespaces", "unshare user")
+
+    with check("readers: another program, which has to be an admitted one too"):
+        other, third = copied("other_tool"), copied("third_tool")
+        text = READERS + f"admit exe {os.path.realpath(TOOL)}\nadmit exe {other}\n"
+        with Guard(profile("two", text)) as g, Idle(preexec=nnp) as reader:
+            g.admits(reader.pid)
+            reader.send("do exec " + other)
+            g.finds_nothing()
+            g.admits(reader.pid)
+            reader.send("do exec " + third)
+            g.finds("reader-exe", who="reader")
+            g.admits(reader.pid, "reader-exe")
+
+    with check("readers: those that end while they are looked at are no drift"):
+        with Guard(profile("quick", READERS + "inspect require reader\nperiod 10")) as g:
+            for _ in turns(10):
+                with Idle(preexec=nnp) as reader:
+                    g.admits(reader.pid)
+                    g.process.stdin.write("wait 60\n")
+                    g.process.stdin.flush()
+                    time.sleep(0.02)
+                    reader.process.kill()
+                    got = json.loads(g.line())
+                    assert got["rc"] == 0 and not got["findings"], said(got)
+
+    with check("readers: one whose first thread has left is still looked at"):
+        with Guard(which) as g, Idle(preexec=nnp) as reader:
+            g.admits(reader.pid)
+            reader.process.stdin.write("do leave\n")
+            reader.process.stdin.flush()
+            g.finds("inspect", who="reader")
+            g.admits(reader.pid, "inspect")
 
     with check("readers: traced, before and after"):
         with Guard(which) as g, Idle(preexec=nnp) as reader:
