@@ -155,7 +155,9 @@ static void check_root(struct guard_run *r)
 /* Where a runtime's own mounts can't be otherwise. */
 static bool may_have_devices(const struct guard_mount *m)
 {
-    return guard_path_beneath(m->path, "/dev") || guard_path_beneath(m->path, "/proc");
+    return strcmp(m->path, "/dev") == 0 || guard_path_beneath(m->path, "/proc") ||
+           (guard_path_beneath(m->path, "/dev") &&
+            (strcmp(m->fstype, "devpts") == 0 || is_device(m, m->path + strlen("/dev/"))));
 }
 
 static void check_flags(struct guard_run *r, const struct guard_mount *m)

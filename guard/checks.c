@@ -21,7 +21,8 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "What can be written to is nosuid, nodev and, unless it is a declared tmpfs, "
          "noexec; the source is nodev.",
          "Mount it with these options.",
-         "/dev and /proc, which are the runtime's; the root, which root-ro is about.",
+         "/dev itself, its nodes and /proc, which are the runtime's; the root, which "
+         "root-ro is about.",
          {true, true}},
     [GUARD_MOUNT_STACKED] = {"mount-stacked",
                              "No mount lies over another one.",

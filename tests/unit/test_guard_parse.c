@@ -86,7 +86,7 @@ Test(stat, start_time_behind_any_name)
                        "1 (%s) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9\n", names[i]);
         cr_assert_eq(guard_parse_stat(text, strlen(text), &t, &exiting, NULL), 0, "%s", names[i]);
         cr_assert(t == 4711 && !exiting);
-        memcpy(strstr(text, "4194560"), "4194564", 7);
+        strstr(text, "4194560")[6] = '4';
         cr_assert_eq(guard_parse_stat(text, strlen(text), &t, &exiting, NULL), 0);
         cr_assert(exiting);
     }
