@@ -14,16 +14,25 @@ enum { CMDLINE_MAX = 1 << 20 };
 
 /* ---- What the profile admits ---- */
 
+static bool uid_admitted(const struct guard_profile *p, uid_t uid)
+{
+    bool found = p->count_of[GUARD_ADMIT_UID] == 0;
+    for (size_t i = 0; i < p->count && !found; i++) {
+        found = p->declared[i].kind == GUARD_ADMIT_UID && p->declared[i].uid == uid;
+    }
+    return found;
+}
+
+/* Each of its ids: it can change to any of them. */
 static void check_uid(struct guard_run *r)
 {
-    bool found = r->profile->count_of[GUARD_ADMIT_UID] == 0;
-    for (size_t i = 0; i < r->profile->count && !found; i++) {
-        found = r->profile->declared[i].kind == GUARD_ADMIT_UID &&
-                r->profile->declared[i].uid == r->now->status.uid[1];
-    }
     guard_looked(r, GUARD_READER_UID);
-    if (!found) {
-        guard_fail(r, GUARD_READER_UID, 0, "", "user %u is not admitted", r->now->status.uid[1]);
+    for (int i = 0; i < 4; i++) {
+        uid_t uid = r->now->status.uid[i];
+        if (!uid_admitted(r->profile, uid)) {
+            guard_fail(r, GUARD_READER_UID, 0, "", "user %u is not admitted", uid);
+            return;
+        }
     }
 }
 
