@@ -152,6 +152,19 @@ int kvfs_guarding_link(const struct kvfs_guarding *g)
     return g ? g->theirs : -1;
 }
 
+int kvfs_guarding_end(const struct kvfs_guarding *g)
+{
+    return g ? g->ours : -1;
+}
+
+void kvfs_guarding_linked(struct kvfs_guarding *g)
+{
+    if (g) {
+        close(g->theirs);
+        g->theirs = -1;
+    }
+}
+
 int kvfs_guarding_fd(const struct kvfs_guarding *g)
 {
     return g ? g->sealed_fd : -1;
@@ -295,8 +308,6 @@ int kvfs_guarding_start(struct kvfs_guarding *g, struct ct_err *err)
     if (!g) {
         return 0;
     }
-    close(g->theirs);
-    g->theirs = -1;
     int sys = pthread_create(&thread, NULL, watch, g);
     if (sys) {
         return ct_err_sys(err, sys, "the guard's thread");
