@@ -163,7 +163,7 @@ static void start_warmer(struct supervisor *s)
         _exit(1);
     }
     if (s->warmer > 0) {
-        kvfs_guarding_add(s->guarding, s->warmer);
+        kvfs_guarding_add(s->guarding, s->warmer, true);
     }
     close(go[0]);
     close(go[1]);
@@ -298,7 +298,7 @@ static void on_ready(struct supervisor *s)
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
     s->ready = true;
     enter(s, RUNNING, 0);
-    kvfs_guarding_add(s->guarding, s->worker.pid);
+    kvfs_guarding_add(s->guarding, s->worker.pid, false);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
     } else if (s->job->options->warm) {
@@ -519,7 +519,7 @@ static int start(struct supervisor *s, struct ct_err *err)
         unmount(s);
         return -1;
     }
-    kvfs_guarding_add(s->guarding, keeper);
+    kvfs_guarding_add(s->guarding, keeper, false);
     return 0;
 }
 
