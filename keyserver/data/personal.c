@@ -202,11 +202,9 @@ static int find_stale(struct ks_ctx *c, struct stale *out, struct ct_err *err)
     ks_autorows rows = ks_query(
         c->db, err,
         "SELECT a.id, a.below FROM (SELECT s.id AS id, CASE WHEN s.ended = 0 AND m.generation > 0"
-        " THEN m.generation ELSE m.last_generation + 1 END AS below FROM subscriptions s JOIN "
-        "models"
-        " m ON m.id = s.model_id) a WHERE EXISTS (SELECT 1 FROM personal p WHERE p.subscription_id "
-        "="
-        " a.id AND p.generation < a.below) LIMIT $1",
+        " THEN m.generation ELSE m.last_generation + 1 END AS below FROM subscriptions s"
+        " JOIN models m ON m.id = s.model_id) a WHERE EXISTS (SELECT 1 FROM personal p WHERE"
+        " p.subscription_id = a.id AND p.generation < a.below) LIMIT $1",
         "i", (int64_t)SWEEP);
     while (rows && n < SWEEP && (r = ks_next(rows, err)) == 1) {
         ks_copy(out[n].id, sizeof(out[n].id), ks_text(rows, 0));

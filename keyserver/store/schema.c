@@ -153,7 +153,7 @@ static int newer(int64_t version, struct ct_err *err)
 static int migrate(struct ks_db *db, struct ct_err *err)
 {
     /* The lock keeps a second migration waiting. */
-    if (ks_exec(db, err, db->driver->lock, "") < 0 ||
+    if (ks_alone(db, err) ||
         ks_exec(db, err, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)",
                 "") < 0) {
         return -1;
