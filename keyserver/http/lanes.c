@@ -122,7 +122,7 @@ static void *work(void *arg)
 }
 
 /* Those that something changed for, or whose time is over. */
-static void wake(struct ks_lanes *l, int64_t changes)
+static void wake(struct ks_lanes *l, const struct ks_changes *changes)
 {
     struct queue all = {0};
     const int64_t now = ks_monotonic_ns();
@@ -135,7 +135,11 @@ static void wake(struct ks_lanes *l, int64_t changes)
         all.last = &all.first;
     }
     while ((r = take(&all))) {
-        bool due = stopping || r->wait_until_ns <= now || r->changes != changes;
+        bool due = stopping || r->wait_until_ns <= now || ks_changes_concern(changes, r);
+        /* One that came after the changes were asked for, and had seen less, has its turn later. */
+        if (r->changes >= changes->since && r->changes < changes->counter) {
+            r->changes = changes->counter;
+        }
         put(due ? &l->queues[0] : &l->waiting, r);
         if (due) {
             l->queued[0]++;
@@ -145,25 +149,32 @@ static void wake(struct ks_lanes *l, int64_t changes)
     pthread_mutex_unlock(&l->lock);
 }
 
-static bool anybody_waits(struct ks_lanes *l)
+/* The oldest counter that one of those who wait saw; -1 when nobody waits. */
+static int64_t oldest_seen(struct ks_lanes *l)
 {
+    int64_t oldest = -1;
     pthread_mutex_lock(&l->lock);
-    bool yes = l->waiting.first != NULL;
+    for (const struct ks_request *r = l->waiting.first; r; r = r->next) {
+        oldest = oldest < 0 || r->changes < oldest ? r->changes : oldest;
+    }
     pthread_mutex_unlock(&l->lock);
-    return yes;
+    return oldest;
 }
 
 static void *tick(void *arg)
 {
     struct worker *w = arg;
     struct ks_lanes *l = w->lanes;
+    struct ks_changes changes;
     const struct timespec pause = {0, TICK_MS * 1000000L};
     pthread_mutex_lock(&l->lock);
     while (!l->ending) {
         pthread_mutex_unlock(&l->lock);
         nanosleep(&pause, NULL);
-        if (anybody_waits(l)) {
-            wake(l, ks_upkeep_changes(w->db));
+        const int64_t since = oldest_seen(l);
+        if (since >= 0) {
+            ks_upkeep_changes(w->db, since, &changes);
+            wake(l, &changes);
         }
         pthread_mutex_lock(&l->lock);
     }
