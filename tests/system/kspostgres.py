@@ -21,9 +21,9 @@ def programs():
 
 
 class Postgres:
-    def __init__(self):
+    def __init__(self, where=None):
         self.bin = programs()
-        self.dir = tempfile.mkdtemp(prefix="kvfs-postgres.")
+        self.dir = tempfile.mkdtemp(prefix="kvfs-postgres.", dir=where)
         self.data = os.path.join(self.dir, "data")
         self.as_user = []
         if os.geteuid() == 0:  # postgres refuses to run as root

@@ -276,35 +276,60 @@ def test_database_gone(postgres):
             assert "kvfs@" not in server.log(), "a connection string in the log"
 
 
-def test_disk_full():
-    if os.geteuid() != 0:
-        checks.skip("a full disk", "needs root to mount a small file system")
-        return
-    small = os.path.join(WORK, "small")
-    os.makedirs(small)
-    run("mount", "-t", "tmpfs", "-o", "size=3m", "none", small, check=True)
+@contextlib.contextmanager
+def small_disk(size):
+    """A file system of so many MiB; its path."""
+    path = os.path.join(WORK, "small")
+    os.makedirs(path, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "none", path, check=True)
     try:
-        with Server(directory=os.path.join(small, "server")) as server:
-            _, _, keys = publish_first(server)
-            bob = Runtime(server, keys["bob"])
-            _, _, headers = bob.get("alice/m", {})
-            with check("a full disk: clear answers; room again: as before, nothing lost"):
-                with contextlib.suppress(OSError), open(os.path.join(small, "filler"), "wb",
-                                                        buffering=0) as file:
-                    while True:
-                        file.write(b"x" * 4096)
-                codes = set()
-                for _ in range(50):
-                    try:
-                        bob.get("alice/m", headers)
-                    except Refused as error:
-                        codes.add(error.code)
-                assert codes <= {"unavailable", "busy"} and codes, codes
-                os.unlink(os.path.join(small, "filler"))
-                bob.get("alice/m", headers)
-                assert server.admin("model", "list")[0]["files"] == 3
+        yield path
     finally:
-        run("umount", "-l", small)
+        run("umount", "-l", path)
+
+
+def fill(path):
+    """Writes until there is no room; the file."""
+    name = os.path.join(path, "filler")
+    with contextlib.suppress(OSError), open(name, "ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return name
+
+
+def check_full(server, disk, postgres=None):
+    """Exchanges while there is no room, and then again."""
+    _, _, keys = publish_first(server)
+    bob = Runtime(server, keys["bob"])
+    _, _, headers = bob.get("alice/m", {})
+    codes = set()
+    for _ in range(50):
+        filler = fill(disk)
+        try:
+            bob.get("alice/m", headers)
+        except Refused as error:
+            codes.add(error.code)
+    assert codes <= {"unavailable", "busy"} and codes, codes
+    os.unlink(filler)
+    if postgres:  # it may have given up
+        postgres.stop(signal.SIGQUIT)
+        postgres.start()
+    bob.get("alice/m", headers)
+    assert server.admin("model", "list")[0]["files"] == 3
+
+
+def test_disk_full(postgres):
+    name = "a full disk: clear answers; room again: as before, nothing lost"
+    if os.geteuid() != 0:
+        checks.skip(name, "needs root to mount a small file system")
+    elif postgres:
+        with check(name), small_disk(100) as disk, kspostgres.Postgres(disk) as full, \
+                Server(postgres=full) as server:
+            check_full(server, disk, full)
+    else:
+        with check(name), small_disk(3) as disk, \
+                Server(directory=os.path.join(disk, "server")) as server:
+            check_full(server, disk)
 
 
 def main():
@@ -314,8 +339,7 @@ def main():
             for test in (test_replicas, test_database_gone):
                 postgres.fresh()
                 test(postgres)
-        else:
-            test_disk_full()
+        test_disk_full(postgres)
     return checks.finish()
 
 
