@@ -18,6 +18,8 @@
  * but the source; whoever waits for a slot, or for another's filling, holds none.
  */
 
+enum { SHARED = 4096 }; /* bytes: a page, which two extents may have in common */
+
 /* ---- jobs ---- */
 
 static void job_free(struct kvfs_job *j)
@@ -80,6 +82,7 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
     slot->node = node->id;
     slot->extent = extent;
     slot->served = 0;
+    slot->stored = kvfs_content_was_given(content, extent);
     kvfs_content_extent(content, extent, &slot->begin, &slot->len);
     pthread_mutex_unlock(&c->lock);
 
@@ -117,6 +120,20 @@ void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot)
     pthread_cond_broadcast(&c->changed);
 }
 
+/* What was given out is asked for again, and more of it than the page that it shares with its
+ * neighbour: the page cache has been emptied. */
+static void note_emptied(const struct kvfs_job *j, uint32_t extent)
+{
+    uint64_t begin = 0;
+    uint32_t len = 0;
+    kvfs_content_extent(j->content, extent, &begin, &len);
+    uint64_t from = j->offset > begin ? j->offset : begin;
+    uint64_t to = j->offset + j->size < begin + len ? j->offset + j->size : begin + len;
+    if (to - from >= SHARED && kvfs_content_was_given(j->content, extent)) {
+        kvfs_content_forget_given(j->content);
+    }
+}
+
 /* The slot of an extent, ready and pinned. With the lock held, which is given up while waiting.
  * With `park`, a job that would wait for another's filling is left in that slot's list: then NULL
  * and 0. NULL and -1 on failure. */
@@ -145,9 +162,7 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
         if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
             kvfs_count(&c->stats.misses, 1);
             kvfs_wish_cancel(c, j->node, extent);
-            if (kvfs_content_was_given(j->content, extent)) {
-                kvfs_content_forget_given(j->content);
-            }
+            note_emptied(j, extent);
             kvfs_count(&c->stats.evicted_unread, unread);
             *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, err);
             return *r ? NULL : slot;
@@ -165,6 +180,13 @@ static void touch(struct kvfs_chunks *c, struct kvfs_content *content, struct kv
     kvfs_slots_touch(&c->slots, slot, (uint32_t)(offset - slot->begin), bytes);
     if (kvfs_slot_is_served(slot)) {
         kvfs_content_give(content, slot->extent);
+    }
+}
+
+static void store_rest(struct kvfs_chunks *c, struct kvfs_job *j, struct kvfs_slot *slot)
+{
+    if (kvfs_store_is_wanted(slot, j->size, j->random)) {
+        kvfs_store_ask(c, slot, j->node, j->content, j->offset, j->size);
     }
 }
 
@@ -203,6 +225,7 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
         }
         return;
     }
+    store_rest(c, j, slot);
     touch(c, j->content, slot, j->offset, j->size);
     pthread_mutex_unlock(&c->lock);
     if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
@@ -229,6 +252,7 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
         return -1;
     }
     uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
+    store_rest(c, j, slot);
     touch(c, j->content, slot, at, (uint32_t)(stop - at));
     pthread_mutex_unlock(&c->lock);
     memcpy(to, slot->buf + (at - slot->begin), stop - at);
@@ -407,7 +431,6 @@ static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_nod
 void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                       struct kvfs_content *content, uint64_t offset, size_t size, bool direct)
 {
-    (void)direct; /* the same path: the kernel does the difference */
     uint64_t all = kvfs_content_size(content);
     size_t head_len = 0;
     const uint8_t *head = kvfs_content_head(content, &head_len);
@@ -426,12 +449,13 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
         kvfs_reply_error(c->serve, req, node, &err);
         return;
     }
-    kvfs_look_ahead(c, node, content, offset, (uint32_t)size);
+    bool random = !kvfs_look_ahead(c, node, content, offset, (uint32_t)size) && !direct;
     if (reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
         free(j);
         return;
     }
-    *j = (struct kvfs_job){NULL, req, node, kvfs_content_ref(content), offset, (uint32_t)size};
+    *j = (struct kvfs_job){NULL,           req,   node, kvfs_content_ref(content), offset,
+                           (uint32_t)size, random};
     kvfs_count(&c->stats.parked, 1);
     pthread_mutex_lock(&c->lock);
     bool refused = c->sealed || c->stopping;
@@ -469,6 +493,7 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->work, NULL);
     pthread_cond_init(&c->changed, NULL);
+    pthread_cond_init(&c->storing, NULL);
     if (kvfs_slots_make(&c->slots, memory, c->threads, err) ||
         !(c->pool = kvfs_pool_start(c->threads, RUNNERS, work, c, err))) {
         kvfs_slots_free(&c->slots);
@@ -476,7 +501,8 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
         return NULL;
     }
     c->fetch = kvfs_fetch_start(memory, err);
-    if (!c->fetch) {
+    int e = c->fetch ? pthread_create(&c->storer, NULL, kvfs_store_run, c) : 0;
+    if (!c->fetch || (e && ct_err_sys(err, e, "a thread"))) {
         return NULL; /* and the process ends */
     }
     return c;
@@ -504,6 +530,7 @@ void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
 {
     pthread_mutex_lock(&c->lock);
     kvfs_wishes_drop(c, node);
+    kvfs_stores_drop(c, node);
     for (unsigned i = 0; i < c->slots.count; i++) {
         struct kvfs_slot *slot = &c->slots.slots[i];
         /* What is being filled or read out just now: whoever does it keeps the content. */
@@ -528,6 +555,7 @@ void kvfs_chunks_seal(struct kvfs_chunks *c)
     c->first = NULL;
     c->last = &c->first;
     kvfs_wishes_drop(c, NULL);
+    kvfs_stores_drop(c, NULL);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     jobs_fail(c, queued, &err);
@@ -551,13 +579,17 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
     c->first = NULL;
     c->last = &c->first;
     pthread_cond_broadcast(&c->work);
+    pthread_cond_broadcast(&c->storing);
     pthread_mutex_unlock(&c->lock);
     struct ct_err err = CT_ERR_INIT;
     ct_err_set(&err, CT_IO, "unmounted");
     jobs_fail(c, queued, &err);
     kvfs_fetch_stop(c->fetch);
+    (void)pthread_join(c->storer, NULL);
     kvfs_pool_stop(c->pool);
+    kvfs_stores_drop(c, NULL);
     kvfs_slots_free(&c->slots);
+    pthread_cond_destroy(&c->storing);
     pthread_cond_destroy(&c->work);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);

@@ -4,9 +4,10 @@
  *
  * FUSE threads look up, park the request, or reply; they never decrypt and never wait for a slot.
  * The pool decrypts and replies. An extent that is being decrypted is waited for, not decrypted
- * twice. All plaintext that the worker holds lies in these slots and in one assembly buffer a
- * thread: together they never exceed the configured memory. Slots are locked where limits
- * allow, left out of core dumps, wiped when the cache is wiped.
+ * twice. What a random read leaves of an extent goes into the page cache (store.c). All plaintext
+ * that the worker holds lies in these slots and in one assembly buffer a thread: together they
+ * never exceed the configured memory. Slots are locked where limits allow, left out of core dumps,
+ * wiped when the cache is wiped.
  */
 #ifndef KVFS_SERVE_CHUNKS_H
 #define KVFS_SERVE_CHUNKS_H
@@ -49,7 +50,7 @@ void kvfs_chunks_stop(struct kvfs_chunks *c);
 struct kvfs_chunks_stats {
     uint64_t slots, slots_used;
     uint64_t hits, misses, waits, prefetched, evicted_unread;
-    uint64_t bytes_decrypted, parked;
+    uint64_t bytes_decrypted, parked, bytes_stored;
 };
 void kvfs_chunks_stats(struct kvfs_chunks *c, struct kvfs_chunks_stats *out);
 

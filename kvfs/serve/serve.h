@@ -3,9 +3,9 @@
  *
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
- * rules.c (which manifest governs), source.c (asks the supervisor), chunks.c pool.c prefetch.c
- * ops_read.c (the read path), reply.c (errno and the only reply that carries file data),
- * statusdir.c (.kvfs/), seal.c.
+ * rules.c (which manifest governs), source.c (asks the supervisor), chunks.c ahead.c store.c
+ * slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only reply
+ * that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -122,8 +122,13 @@ void kvfs_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err);
 
 /* ---- reply.c ---- */
-/* The only function that hands file data to the kernel: tests the seal first. Answers `req`. */
+/* The only two functions that hand file data to the kernel: they test the seal first. Answers
+ * `req`. */
 void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct iovec *iov, int count);
+/* Puts data into the page cache that nobody asked for. Waits for pages that reads on their way have
+ * locked: from a thread that answers none, and that sealing waits for. */
+void kvfs_reply_store(struct kvfs_serve *s, const struct kvfs_node *node, uint64_t offset,
+                      uint8_t *data, size_t n);
 /* The only place where a ct_err becomes an errno for a reader; counts, remembers, and logs one
  * rate-limited line (file, tensor, chunk, reason, reader). node may be NULL. */
 void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *node,

@@ -27,6 +27,7 @@ struct kvfs_slot {
     unsigned pins;            /* threads that read it just now */
     bool damaged;             /* some unit of it: see the node's memo */
     uint64_t served;          /* parts given out: bit i is the i-th of KVFS_PARTS */
+    bool stored;              /* its rest goes, or went, into the page cache */
     uint64_t touched;         /* tick */
     struct kvfs_job *waiters; /* requests that are parked here while it is filled */
 };

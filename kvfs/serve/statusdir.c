@@ -165,11 +165,11 @@ static json_t *memory_of(struct kvfs_serve *s, const struct kvfs_chunks_stats *c
 
 static json_t *counters_of(const struct kvfs_chunks_stats *c)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "hits", (json_int_t)c->hits, "misses",
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "hits", (json_int_t)c->hits, "misses",
                      (json_int_t)c->misses, "waits", (json_int_t)c->waits, "prefetched",
                      (json_int_t)c->prefetched, "evicted_unread", (json_int_t)c->evicted_unread,
-                     "bytes_decrypted", (json_int_t)c->bytes_decrypted, "parked",
-                     (json_int_t)c->parked);
+                     "bytes_decrypted", (json_int_t)c->bytes_decrypted, "bytes_stored",
+                     (json_int_t)c->bytes_stored, "parked", (json_int_t)c->parked);
 }
 
 /* What decrypts, and what its trial at the start gave. */
@@ -284,6 +284,8 @@ static void put_metrics(struct kvfs_serve *s, struct ct_buf *out)
     put_counter(out, "read_bytes", "Bytes that these asked for.", t.bytes);
     put_counter(out, "errors", "Opens and reads that failed.", t.errors);
     put_counter(out, "decrypted_bytes", "Bytes decrypted and authenticated.", c.bytes_decrypted);
+    put_counter(out, "stored_bytes", "Bytes put into the page cache before they were asked for.",
+                c.bytes_stored);
     put_counter(out, "extent_hits", "Extents found decrypted.", c.hits);
     put_counter(out, "extent_misses", "Extents decrypted on demand.", c.misses);
     put_counter(out, "extent_waits", "Reads that waited for another's decryption.", c.waits);
