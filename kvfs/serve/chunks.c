@@ -173,16 +173,6 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
 
 /* ---- answering ---- */
 
-/* With the lock held: bytes from `offset` in the file are given out from the slot. */
-static void touch(struct kvfs_chunks *c, struct kvfs_content *content, struct kvfs_slot *slot,
-                  uint64_t offset, uint32_t bytes)
-{
-    kvfs_slots_touch(&c->slots, slot, (uint32_t)(offset - slot->begin), bytes);
-    if (kvfs_slot_is_served(slot)) {
-        kvfs_content_give(content, slot->extent);
-    }
-}
-
 static void store_rest(struct kvfs_chunks *c, struct kvfs_job *j, struct kvfs_slot *slot)
 {
     if (kvfs_store_is_wanted(slot, j->size, j->random)) {
@@ -226,7 +216,7 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
         return;
     }
     store_rest(c, j, slot);
-    touch(c, j->content, slot, j->offset, j->size);
+    kvfs_slot_give(c, j->content, slot, j->offset, j->size);
     pthread_mutex_unlock(&c->lock);
     if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
         kvfs_reply_error(c->serve, j->req, j->node, &err);
@@ -253,7 +243,7 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
     }
     uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
     store_rest(c, j, slot);
-    touch(c, j->content, slot, at, (uint32_t)(stop - at));
+    kvfs_slot_give(c, j->content, slot, at, (uint32_t)(stop - at));
     pthread_mutex_unlock(&c->lock);
     memcpy(to, slot->buf + (at - slot->begin), stop - at);
     pthread_mutex_lock(&c->lock);
@@ -349,85 +339,6 @@ static void work(void *arg, unsigned number)
     pthread_mutex_unlock(&c->lock);
 }
 
-enum { READY_MAX = 4 };
-
-/* The parts of a read that are ready, each in its pinned slot; the head, if it is part of it, in
- * none. */
-struct ready {
-    struct iovec iov[READY_MAX];
-    struct kvfs_slot *slots[READY_MAX];
-    int count;
-};
-
-/* With the lock held. False, with nothing pinned, unless all of it is ready. */
-static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
-                    struct kvfs_content *content, uint64_t offset, uint32_t size, struct ready *r)
-{
-    size_t head_len = 0;
-    const uint8_t *head = kvfs_content_head(content, &head_len);
-    uint64_t end = offset + size;
-    r->count = 0;
-    if (offset < head_len) {
-        r->slots[r->count] = NULL;
-        r->iov[r->count++] = (struct iovec){(void *)(head + offset), head_len - offset};
-        offset = head_len;
-    }
-    while (offset < end && r->count < READY_MAX) {
-        struct kvfs_slot *slot =
-            kvfs_slots_find(&c->slots, node->id, kvfs_content_extent_at(content, offset));
-        if (!slot || slot->state != KVFS_SLOT_READY) {
-            break;
-        }
-        uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
-        r->slots[r->count] = slot;
-        r->iov[r->count++] = (struct iovec){slot->buf + (offset - slot->begin), stop - offset};
-        offset = stop;
-    }
-    if (offset < end) {
-        return false;
-    }
-    for (int i = 0; i < r->count; i++) {
-        struct kvfs_slot *slot = r->slots[i];
-        if (slot) {
-            slot->pins++;
-            touch(c, content, slot,
-                  slot->begin + (uint64_t)((const uint8_t *)r->iov[i].iov_base - slot->buf),
-                  (uint32_t)r->iov[i].iov_len);
-            kvfs_count(&c->stats.hits, 1);
-        }
-    }
-    return true;
-}
-
-/* From the FUSE thread, if all of it is ready. */
-static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
-                          struct kvfs_content *content, uint64_t offset, uint32_t size)
-{
-    struct ct_err ignored = CT_ERR_INIT;
-    struct ready r;
-    pthread_mutex_lock(&c->lock);
-    if (c->sealed || !pin_all(c, node, content, offset, size, &r)) {
-        pthread_mutex_unlock(&c->lock);
-        return false;
-    }
-    c->busy++;
-    pthread_mutex_unlock(&c->lock);
-    bool good = kvfs_damage_check(node, offset, offset + size, &ignored) == 0;
-    if (good) {
-        kvfs_reply_data(c->serve, req, r.iov, r.count);
-    }
-    pthread_mutex_lock(&c->lock);
-    c->busy--;
-    for (int i = 0; i < r.count; i++) {
-        if (r.slots[i]) {
-            kvfs_slot_unpin(c, r.slots[i]);
-        }
-    }
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-    return good;
-}
-
 void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                       struct kvfs_content *content, uint64_t offset, size_t size, bool direct)
 {
@@ -450,7 +361,7 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
         return;
     }
     bool random = !kvfs_look_ahead(c, node, content, offset, (uint32_t)size) && !direct;
-    if (reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
+    if (kvfs_reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
         free(j);
         return;
     }

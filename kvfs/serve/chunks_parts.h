@@ -71,6 +71,15 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
 /* With the lock held. */
 void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot);
 
+/* ---- at_once.c ---- */
+
+/* Answers a read from its FUSE thread, if all of it is ready. */
+bool kvfs_reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
+                        struct kvfs_content *content, uint64_t offset, uint32_t size);
+/* With the lock held: bytes from `offset` in the file are given out from the slot. */
+void kvfs_slot_give(struct kvfs_chunks *c, struct kvfs_content *content, struct kvfs_slot *slot,
+                    uint64_t offset, uint32_t bytes);
+
 /* ---- ahead.c ---- */
 
 /* Notes a read, and wishes for what comes next if it is part of a stream: then true. */
