@@ -25,7 +25,8 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
                                       struct ct_err *err);
 
 /* Answers a FUSE read, now or later, exactly once, with all bytes asked for (short only at the end
- * of file) or an error. `content` is referenced as long as needed. `direct`: an O_DIRECT open. */
+ * of file) or an error. `content` is referenced as long as needed. `direct`: no read-ahead of the
+ * kernel's is behind it. */
 void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                       struct kvfs_content *content, uint64_t offset, size_t size, bool direct);
 

@@ -286,12 +286,19 @@ void kvfs_open_fail(struct kvfs_opening *o, const struct ct_err *err)
     free(o);
 }
 
+/* Side files stay as they are with cache=direct: programs map them as they like. */
+static bool is_bulk(const struct kvfs_serve *s, const struct kvfs_content *c)
+{
+    return s->config.cache == KVFS_CACHE_DIRECT && kvfs_content_as_model(c);
+}
+
 void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
 {
     struct kvfs_serve *s = o->s;
     struct kvfs_handle *h = o->handle;
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
+    o->fi.direct_io = is_bulk(s, h->content);
     o->fi.noflush = 1;
     kvfs_hand_over(s);
     if (backing ? kvfs_passthrough_reply(o->req, o->fi.fh, backing)
@@ -311,7 +318,7 @@ static struct kvfs_handle *file_handle(const struct kvfs_opening *o, struct kvfs
     }
     h->node = o->node;
     h->content = c;
-    h->direct = (o->fi.flags & O_DIRECT) != 0;
+    h->direct = (o->fi.flags & O_DIRECT) != 0 || is_bulk(o->s, c);
     pthread_mutex_lock(&o->node->lock);
     o->node->open_count++;
     pthread_mutex_unlock(&o->node->lock);

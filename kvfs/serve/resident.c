@@ -545,6 +545,9 @@ void kvfs_resident_info(struct kvfs_serve *s, const struct kvfs_node *node,
         out->mode = r->state < READY ? "populating" : "resident";
         out->bytes = r->size;
         out->done = r->state < READY ? r->bytes_done : r->size;
+    } else if (node->cache == KVFS_SERVED_PAGE && s->config.cache == KVFS_CACHE_DIRECT &&
+               node->verdict.kind == KVFS_VERDICT_MODEL) {
+        out->mode = "direct";
     }
     pthread_mutex_unlock(&s->residents->lock);
 }

@@ -163,7 +163,7 @@ struct kvfs_handle {
     atomic_uint refs;                 /* the kernel's, and one a read on its way */
     struct kvfs_node *node;           /* NULL for `.kvfs/` */
     struct kvfs_content *content;     /* a reference; NULL for directories and `.kvfs/` */
-    bool direct;                      /* opened with O_DIRECT */
+    bool direct;                      /* opened with O_DIRECT, or all are (cache=direct) */
     struct kvfs_listing *listing;     /* of a directory (ops_tree.c) */
     struct ct_buf snapshot;           /* of a `.kvfs/` file, as it was at open */
     struct kvfs_handle *next, **link; /* in the list of all */

@@ -196,8 +196,10 @@ static json_t *crypto_of(const struct kvfs_config *c)
 static json_t *options_of(const struct kvfs_config *c)
 {
     static const char *const plain[] = {"safe", "all", "none"};
-    static const char *const cache[] = {
-        [KVFS_CACHE_AUTO] = "auto", [KVFS_CACHE_PAGE] = "page", [KVFS_CACHE_RESIDENT] = "resident"};
+    static const char *const cache[] = {[KVFS_CACHE_AUTO] = "auto",
+                                        [KVFS_CACHE_PAGE] = "page",
+                                        [KVFS_CACHE_RESIDENT] = "resident",
+                                        [KVFS_CACHE_DIRECT] = "direct"};
     static const char *const levels[] = {"error", "warning", "info", "debug"};
     return json_pack(
         "{s:s,s:s,s:s,s:b,s:i,s:i,s:b,s:I,s:i,s:s,s:I,s:i,s:s}", "plain", plain[c->plain],
