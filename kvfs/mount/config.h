@@ -42,6 +42,7 @@ struct kvfs_config {
     uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;
+    bool may_store;    /* a worker that is killed while it stores can be ended (mounter.h) */
     bool have_key_dir; /* the supervisor opens beneath --key-dir on request */
 };
 

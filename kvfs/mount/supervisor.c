@@ -501,6 +501,7 @@ static int start(struct supervisor *s, struct ct_err *err)
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
     make_tmpfs(s);
+    s->config->may_store = kvfs_mounter_can_abort(&s->mounted);
     if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
         unmount(s);
         return -1;

@@ -22,7 +22,8 @@ bool kvfs_store_is_wanted(const struct kvfs_slot *slot, uint32_t size, bool rand
 void kvfs_store_ask(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
                     struct kvfs_content *content, uint64_t offset, uint32_t size)
 {
-    if (c->store_count == KVFS_STORES || (c->store_count + 1) * 4 > c->slots.count) {
+    if (!c->serve->config.may_store || c->store_count == KVFS_STORES ||
+        (c->store_count + 1) * 4 > c->slots.count) {
         return;
     }
     slot->stored = true;
