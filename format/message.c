@@ -119,6 +119,11 @@ static enum state state_of(struct ct_message *m)
     return state;
 }
 
+bool ct_message_is_settled(struct ct_message *m)
+{
+    return state_of(m) != UNKNOWN;
+}
+
 static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
                         struct ct_err *err)
 {

@@ -30,6 +30,9 @@ void ct_message_free(struct ct_message *m); /* NULL is allowed */
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err);
 
+/* Whether that has an outcome already. */
+bool ct_message_is_settled(struct ct_message *m);
+
 /* Decrypts piece `index` (n bytes of ciphertext, as just read) in place. CT_TAG, with `buf` zeroed,
  * when it is not what was authenticated. Only after ct_message_authenticate() succeeded. */
 int ct_message_open(struct ct_message *m, struct ct_aead *a, uint64_t index, uint8_t *buf, size_t n,

@@ -345,6 +345,25 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
     return 0;
 }
 
+uint32_t ct_model_pending(struct ct_model *m, uint32_t extent)
+{
+    const struct extent *x = &m->extents[extent];
+    const struct tensor *t = &m->tensors[x->tensor];
+    struct unit u;
+    ct_unit_at(m, t, x->begin, &u);
+    if (!u.is_long) {
+        return 0;
+    }
+    pthread_mutex_lock(&m->lock);
+    struct ct_message *message = m->longs[t->first_long + u.message].message;
+    pthread_mutex_unlock(&m->lock);
+    if (message && ct_message_is_settled(message)) {
+        return 0;
+    }
+    uint64_t end = ct_message_begin(m, t, &u) + ct_message_len(m, t, &u);
+    return ct_model_extent_at(m, end - 1) - extent;
+}
+
 void ct_model_fetch(struct ct_model *m, uint32_t extent)
 {
     const struct extent *x = &m->extents[extent];

@@ -81,6 +81,10 @@ void ct_damages_free(struct ct_damages *d);
 int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                   struct ct_err *err);
 
+/* 0 unless reading an extent begins with authenticating a long message. Then threads that read other
+ * extents of it at the same time help: how many of them follow. */
+uint32_t ct_model_pending(struct ct_model *m, uint32_t extent);
+
 /* Has the source bring an extent's bytes near, and waits for it: for threads of their own, ahead of
  * ct_model_read(). */
 void ct_model_fetch(struct ct_model *m, uint32_t extent);

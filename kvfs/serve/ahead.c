@@ -36,7 +36,8 @@ static uint32_t source_window(const struct kvfs_chunks *c, struct kvfs_cursor *s
     return count;
 }
 
-/* A single read takes its extents one by one, unless others help. */
+/* A single read takes its extents one by one, and authenticates a long message alone, unless
+ * others help. */
 static void wish_for_rest(struct kvfs_chunks *c, struct kvfs_node *node,
                           struct kvfs_content *content, uint64_t offset, uint32_t size)
 {
@@ -44,6 +45,8 @@ static void wish_for_rest(struct kvfs_chunks *c, struct kvfs_node *node,
     (void)kvfs_content_head(content, &head);
     uint32_t first = kvfs_content_extent_at(content, offset < head ? head : offset);
     uint32_t last = kvfs_content_extent_at(content, offset + size - 1);
+    uint32_t pending = kvfs_content_pending(content, first);
+    last = pending > last - first ? first + pending : last;
     if (last > first) {
         pthread_mutex_lock(&c->lock);
         for (uint32_t i = first + 1; i <= last && i <= first + c->threads; i++) {

@@ -232,6 +232,11 @@ int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
     return 0;
 }
 
+uint32_t kvfs_content_pending(struct kvfs_content *c, uint32_t extent)
+{
+    return c->model ? ct_model_pending(c->model, extent) : 0;
+}
+
 void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent)
 {
     if (c->model) {

@@ -79,6 +79,18 @@ def damage(checks):
             assert 0 < bad < 40, bad
 
 
+def first_touch(checks):
+    """A version 1 tensor is authenticated whole at its first touch, by all threads."""
+    model = Model(64, 1, "one", ("--format-version", "1"))
+    want = model.plain_bytes()
+    with checks.check("version 1: a first touch in the middle of a long tensor, by three threads: right bytes"):
+        with model.mount("cache=page", "threads=3") as m, \
+                open(model.shown(m), "rb", buffering=0) as file:
+            at = len(want) // 2
+            assert os.pread(file.fileno(), 100, at) == want[at:at + 100]
+            assert file.read(len(want)) == want
+
+
 FAULTER = """
 import mmap, os, random, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
@@ -131,6 +143,7 @@ def main():
     model = Model(64, 1)
     random_faults(checks, model)
     damage(checks)
+    first_touch(checks)
     deaths(checks, model)
     return checks.finish()
 
