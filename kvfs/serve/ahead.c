@@ -50,7 +50,9 @@ static void wish_for_rest(struct kvfs_chunks *c, struct kvfs_node *node,
     if (last > first) {
         pthread_mutex_lock(&c->lock);
         for (uint32_t i = first + 1; i <= last && i <= first + c->threads; i++) {
-            wish_for(c, node, content, i);
+            if (pending || !kvfs_content_was_given(content, i)) {
+                wish_for(c, node, content, i);
+            }
         }
         pthread_mutex_unlock(&c->lock);
     }

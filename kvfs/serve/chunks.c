@@ -6,6 +6,7 @@
 #include "format/base/secret.h"
 #include "kvfs/serve/chunks_parts.h"
 #include "kvfs/serve/damage.h"
+#include "kvfs/serve/edges.h"
 #include "kvfs/serve/resident.h"
 
 /*
@@ -234,14 +235,22 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
                            uint8_t *to, struct ct_err *err)
 {
     int r = 0;
+    uint64_t begin = 0;
+    uint32_t len = 0;
     uint32_t extent = kvfs_content_extent_at(j->content, at);
+    kvfs_content_extent(j->content, extent, &begin, &len);
+    uint64_t stop = begin + len < end ? begin + len : end;
     pthread_mutex_lock(&c->lock);
+    if (!c->sealed && kvfs_edges_copy(&c->slots.edges, j->node->id, extent, at, stop, to)) {
+        kvfs_count(&c->stats.hits, 1);
+        pthread_mutex_unlock(&c->lock);
+        return (ssize_t)(stop - at);
+    }
     struct kvfs_slot *slot = want(c, j, extent, false, &r, err);
     if (!slot) {
         pthread_mutex_unlock(&c->lock);
         return -1;
     }
-    uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
     store_rest(c, j, slot);
     kvfs_slot_give(c, j->content, slot, at, (uint32_t)(stop - at));
     pthread_mutex_unlock(&c->lock);

@@ -4,8 +4,8 @@
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), chunks.c at_once.c ahead.c
- * store.c slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only
- * reply that carries file data), statusdir.c (.kvfs/), seal.c.
+ * store.c edges.c slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and
+ * the only reply that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H

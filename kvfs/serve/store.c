@@ -2,6 +2,7 @@
 
 #include "kvfs/serve/chunks_parts.h"
 #include "kvfs/serve/damage.h"
+#include "kvfs/serve/edges.h"
 #include "kvfs/serve/serve.h"
 
 /*
@@ -49,17 +50,19 @@ static void store_pages(struct kvfs_chunks *c, const struct kvfs_store *s, uint6
     }
 }
 
-/* All of the slot but what the kernel asked for: those pages are locked until it has them. */
-static void store(struct kvfs_chunks *c, const struct kvfs_store *s)
+/* False if some of it is damaged. All of the slot but what the kernel asked for: those pages are
+ * locked until it has them. */
+static bool store(struct kvfs_chunks *c, const struct kvfs_store *s)
 {
     uint64_t begin = s->slot->begin;
     uint64_t end = begin + s->slot->len;
     struct ct_err ignored = CT_ERR_INIT;
     if (kvfs_damage_check(s->node, begin, end, &ignored)) {
-        return;
+        return false;
     }
     store_pages(c, s, begin, s->asked < end ? s->asked : end);
     store_pages(c, s, s->asked_end > begin ? s->asked_end : begin, end);
+    return true;
 }
 
 /* With the lock held. */
@@ -86,9 +89,12 @@ void *kvfs_store_run(void *arg)
         c->busy++; /* sealing waits for it, and it begins none afterwards: then the queue is empty
                     */
         pthread_mutex_unlock(&c->lock);
-        store(c, &s);
+        bool good = store(c, &s);
         pthread_mutex_lock(&c->lock);
         s.slot->served = UINT64_MAX;
+        if (good) {
+            kvfs_edges_keep(&c->slots.edges, s.slot);
+        }
         kvfs_content_give(s.content, s.slot->extent);
         c->busy--;
         kvfs_slot_unpin(c, s.slot);
