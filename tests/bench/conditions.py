@@ -27,6 +27,16 @@ class Conditions:
         cases["read-ahead of 128 KiB"] = lambda: self.tools.through(
             self.models.mount("v2", "cache=page", "readahead=128"), "pread")
         cases["8 streams, 8 files"] = self.streams
+        for mode in "blocks", "slices":
+            cases[f"page {mode} 8"] = lambda m=mode: self.pattern(m)
+
+    def pattern(self, mode):
+        """8 readers as vLLM has them; and how often each byte was decrypted."""
+        with self.mount("page") as m:
+            path = os.path.join(m.path, Models.NAME)
+            result = self.tools.read(mode, path, 8, list(m.pids.values()))
+            result["decrypted"] = m.status()["counters"]["bytes_decrypted"] / os.stat(path).st_size
+        return result
 
     # ---- a source that is far away ----
 

@@ -143,6 +143,11 @@ def condition_goals():
                faster("read-ahead of 128 KiB", "page pread 1"))
     yield Goal(group, "worker's memory, 8 streams of 8 files: of memory=", "×", "≤", 1,
                field("8 streams, 8 files", "share"))
+    for mode, what in ("blocks", "16 MiB blocks by pread"), ("slices", "slices of a mapping"):
+        yield Goal(group, f"8 readers, {what}: each byte decrypted", "×", "≤", 1.1,
+                   field(f"page {mode} 8", "decrypted"))
+        yield Goal(group, f"8 readers, {what}: of 2 readers", "×", "", None,
+                   faster(f"page {mode} 8", "page pread 2"))
     for readers in 8, 32:
         yield Goal(group, f"CPU of {readers} readers: of one reader's", "×", "≤", 1.25,
                    share(f"page pread {readers}", "page pread 1", "cpu"))

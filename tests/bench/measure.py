@@ -21,7 +21,7 @@ MIB = 1 << 20
 CORES = len(os.sched_getaffinity(0))
 
 
-class Missing(Exception):
+class Missing(RuntimeError):
     """Raised where something can't be measured here, with the reason."""
 
 
