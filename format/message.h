@@ -18,6 +18,9 @@ struct ct_message;
 typedef int (*ct_message_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
                                   struct ct_err *err);
 
+/* Where the piece at `offset` shall be read to, and stay; NULL: nowhere. */
+typedef uint8_t *(*ct_message_place_fn)(void *ctx, uint64_t offset);
+
 /* n > 0 bytes of ciphertext. `pieces` is room for ct_piece_count(n) of them, in secret memory
  * that is borrowed as long as the message lives. */
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
@@ -30,6 +33,10 @@ void ct_message_free(struct ct_message *m); /* NULL is allowed */
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err);
 
+/* The same; `place` NULL: nowhere. What was placed is not touched again after success. Other
+ * callers may have read the rest elsewhere. */
+int ct_message_authenticate_at(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                               ct_message_place_fn place, void *ctx, struct ct_err *err);
 /* Whether that has an outcome already. */
 bool ct_message_is_settled(struct ct_message *m);
 

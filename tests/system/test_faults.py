@@ -81,7 +81,7 @@ def damage(checks):
 
 def first_touch(checks):
     """A version 1 tensor is authenticated whole at its first touch, by all threads."""
-    model = Model(64, 1, "one", ("--format-version", "1"))
+    model = Model(64, 0, "one", ("--format-version", "1"))
     want = model.plain_bytes()
     with checks.check("version 1: a first touch in the middle of a long tensor, by three threads: right bytes"):
         with model.mount("cache=page", "threads=3") as m, \
