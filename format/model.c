@@ -392,6 +392,7 @@ static int read_all(struct reading *r, struct ct_err *err)
     return 0;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): written to by way of the reading */
 int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                   struct ct_err *err)
 {

@@ -85,6 +85,28 @@ def test_each(model):
             assert m.status()["options"]["threads"] == len(os.sched_getaffinity(0))
 
 
+def test_limits(model):
+    """Limits of a cgroup of version 2, from files such as the kernel's."""
+    if os.geteuid() != 0:
+        return
+    run("mount", "-t", "tmpfs", "none", "/sys/fs/cgroup", check=True)
+    try:
+        for memory, cpu, bound, threads in (("max", "max 100000", None, None),
+                                            ("1073741824", "50000 100000", 128 << 20, 1),
+                                            ("268435456", "100000 100000", 64 << 20, 1)):
+            for name, text in (("memory.max", memory), ("cpu.max", cpu), ("memory.current", "0")):
+                with open("/sys/fs/cgroup/" + name, "w", encoding="ascii") as out:
+                    out.write(text + "\n")
+            with check(f"auto: memory.max {memory}, cpu.max {cpu}"):
+                with model.mount("cache=page") as m:
+                    status = m.status()
+                    assert status["memory"]["bound"] == bound or not bound, status["memory"]
+                    got = status["options"]["threads"]
+                    assert got == (threads or len(os.sched_getaffinity(0))), got
+    finally:
+        run("umount", "/sys/fs/cgroup", check=True)
+
+
 def test_direct(model):
     """cache=direct: nothing of a model is kept, side files are served as ever."""
     want = model.plain_bytes()
@@ -279,6 +301,7 @@ def main():
     os.umask(0o022)
     model = Model(mib=2)
     test_each(model)
+    test_limits(model)
     test_direct(model)
     test_refused(model)
     test_awkward_places(model)
