@@ -65,9 +65,9 @@ Test(edges, kept)
                  {BEGIN + 5, BEGIN + 6, true},
                  {BEGIN, KVFS_EDGE + 1, false},
                  {BEGIN - 1, KVFS_EDGE, false},
-                 {24 * KVFS_EDGE, BEGIN + LEN, true},
-                 {24 * KVFS_EDGE - 1, BEGIN + LEN, false},
-                 {24 * KVFS_EDGE, BEGIN + LEN + 1, false}};
+                 {UINT64_C(24) * KVFS_EDGE, BEGIN + LEN, true},
+                 {UINT64_C(24) * KVFS_EDGE - 1, BEGIN + LEN, false},
+                 {UINT64_C(24) * KVFS_EDGE, BEGIN + LEN + 1, false}};
     cr_expect(!kvfs_edges_copy(&s.edges, 7, 3, BEGIN, KVFS_EDGE, got));
     kvfs_edges_keep(&s.edges, slot);
     for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++) {
