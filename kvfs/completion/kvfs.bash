@@ -43,7 +43,7 @@ _kvfs_value() {
     'mount --plain') words='safe all none' ;;
     'mount --manifest') words='auto require' ;;
     'mount --update') words='pin follow' ;;
-    'mount --cache') words='auto page resident' ;;
+    'mount --cache') words='auto page resident direct' ;;
     'mount --crypto') words='auto openssl ipsec' ;;
     'guard -p' | 'guard --profile' | 'mount --guard') words='strict drift off' ;;
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;

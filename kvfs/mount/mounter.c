@@ -300,6 +300,18 @@ bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m)
     return is_there(m, &on_top);
 }
 
+static void abort_path(const struct kvfs_mounted *m, char path[static 64])
+{
+    (void)snprintf(path, 64, "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+}
+
+bool kvfs_mounter_can_abort(const struct kvfs_mounted *m)
+{
+    char path[64];
+    abort_path(m, path);
+    return geteuid() == 0 || access(path, W_OK) == 0;
+}
+
 void kvfs_mounter_abort(const struct kvfs_mounted *m)
 {
     char path[64];
@@ -308,7 +320,7 @@ void kvfs_mounter_abort(const struct kvfs_mounted *m)
         return;
     }
     /* The owner of a mount may do it where fusectl is mounted; root may by umount(2). */
-    (void)snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+    abort_path(m, path);
     ct_autofd fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd >= 0 && write(fd, "1", 1) == 1) {
         return;

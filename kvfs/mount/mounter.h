@@ -36,9 +36,11 @@ int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *
 bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m);
 
 /* Ends the mount's connection: every request fails, of those too that a dying worker had taken. For
- * a worker that was killed while it invalidated a page which a read in flight holds: nothing else
- * ends that thread, and as long as it is there the connection is. */
+ * a worker that was killed while it invalidated or stored a page which a read in flight holds:
+ * nothing else ends that thread, and as long as it is there the connection is. */
 void kvfs_mounter_abort(const struct kvfs_mounted *m);
+/* Whether it would work. */
+bool kvfs_mounter_can_abort(const struct kvfs_mounted *m);
 
 /* When ours is unmounted: fusermount3 would unmount whatever lies at the path by now. */
 void kvfs_mounter_forget(const struct kvfs_mounted *m);

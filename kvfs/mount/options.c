@@ -94,6 +94,7 @@ static int set_cache(struct kvfs_mount_options *o, const char *value, struct ct_
     static const char *const words[] = {[KVFS_CACHE_AUTO] = "auto",
                                         [KVFS_CACHE_PAGE] = "page",
                                         [KVFS_CACHE_RESIDENT] = "resident",
+                                        [KVFS_CACHE_DIRECT] = "direct",
                                         NULL};
     int i = 0;
     int rc = choose(value, words, &i, err);
@@ -330,9 +331,9 @@ static const struct option_row {
      "Plaintext that the worker may hold (auto: an eighth of the memory limit, 64M to 512M)",
      set_memory},
     {"threads", 0, "N|auto", "Threads that decrypt (auto: the processors it may use)", set_threads},
-    {"cache", 0, "auto|page|resident",
+    {"cache", 0, "auto|page|resident|direct",
      "Whole files decrypted into memory at first open, none, or those of 256 MB and more where "
-     "kernel, privileges and memory allow (auto)",
+     "kernel, privileges and memory allow (auto); or nothing kept (direct)",
      set_cache},
     {"resident", 0, "SIZE|auto", "Memory for these (auto: half of what is available)",
      set_resident},

@@ -465,15 +465,16 @@ static int loop(struct supervisor *s)
 static void make_tmpfs(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
-    if (s->config->cache != KVFS_CACHE_PAGE && s->clone_fd >= 0) {
+    enum kvfs_cache cache = s->config->cache;
+    if ((cache == KVFS_CACHE_AUTO || cache == KVFS_CACHE_RESIDENT) && s->clone_fd >= 0) {
         s->tmpfs = kvfs_tmpfs_new(s->clone_fd, s->config->resident, s->config->worker_uid, &err);
     }
     if (!s->tmpfs) {
         s->config->resident = 0;
     }
     if (err.code) {
-        ct_log(s->config->cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO,
-               "no resident mode: %s", err.msg);
+        ct_log(cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO, "no resident mode: %s",
+               err.msg);
     }
 }
 
@@ -490,6 +491,7 @@ static int start(struct supervisor *s, struct ct_err *err)
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
     make_tmpfs(s);
+    s->config->may_store = kvfs_mounter_can_abort(&s->mounted);
     s->requests = (struct kvfs_requests){.job = s->job,
                                          .tmpfs = s->tmpfs,
                                          .couriers = {.config = s->config, .ca_fd = s->job->ca_fd}};
