@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -67,7 +68,7 @@ static void close_all(const int *fds, size_t n)
 }
 
 /* The answer; with descriptors in fds, -1 where there are none. */
-static int hear(int sock, int fds[static KM_FDS], struct ct_err *err)
+static int hear(int sock, int fds[static KM_FDS], dev_t *dev, struct ct_err *err)
 {
     union {
         struct cmsghdr align;
@@ -97,6 +98,7 @@ static int hear(int sock, int fds[static KM_FDS], struct ct_err *err)
         return ct_err_set(err, CT_UNSUPPORTED, "the mounter is of another version");
     }
     answer.text[KM_TEXT_MAX - 1] = '\0';
+    *dev = makedev(answer.major, answer.minor);
     return answer.error
                ? ct_err_set(err, answer.error == EBUSY ? CT_BUSY : CT_IO, "%s", answer.text)
                : 0;
@@ -104,6 +106,7 @@ static int hear(int sock, int fds[static KM_FDS], struct ct_err *err)
 
 int kvfs_remote_mount(const char *where, struct kvfs_mounted *out, struct ct_err *err)
 {
+    dev_t dev = 0;
     int fds[KM_FDS];
     bool inherited = strncmp(where, "fd:", 3) == 0;
     int sock = inherited ? take_inherited(where + 3, err) : open_socket(where, err);
@@ -112,7 +115,7 @@ int kvfs_remote_mount(const char *where, struct kvfs_mounted *out, struct ct_err
     }
     struct ct_err gone = CT_ERR_INIT;
     (void)say(sock, KM_MOUNT, &gone); /* if it has closed, it may have said why */
-    if (hear(sock, fds, err)) {
+    if (hear(sock, fds, &dev, err)) {
         close(sock);
         return ct_err_wrap(err, "mounter %s", where);
     }
@@ -123,6 +126,7 @@ int kvfs_remote_mount(const char *where, struct kvfs_mounted *out, struct ct_err
     }
     *out = (struct kvfs_mounted){.path = out->path,
                                  .remote = true,
+                                 .dev = dev,
                                  .comm_fd = sock,
                                  .fuse_fd = fds[KM_FUSE],
                                  .clone_fd = fds[KM_CLONE],
@@ -133,9 +137,10 @@ int kvfs_remote_mount(const char *where, struct kvfs_mounted *out, struct ct_err
 
 int kvfs_remote_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err)
 {
+    dev_t dev = 0;
     int fds[KM_FDS];
     if (!lazy) {
-        int rc = say(m->comm_fd, KM_UNMOUNT, err) || hear(m->comm_fd, fds, err) ? -1 : 0;
+        int rc = say(m->comm_fd, KM_UNMOUNT, err) || hear(m->comm_fd, fds, &dev, err) ? -1 : 0;
         return rc;
     }
     kvfs_remote_abort(m);

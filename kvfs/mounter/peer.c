@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ int km_peer_listen(const struct km_config *config, struct ct_err *err)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     struct stat st;
+    const int on = 1;
     memcpy(to.sun_path, config->socket, strlen(config->socket) + 1);
     make_dir_of(config->socket);
     if (lstat(config->socket, &st) == 0 && S_ISSOCK(st.st_mode)) {
@@ -38,7 +40,8 @@ int km_peer_listen(const struct km_config *config, struct ct_err *err)
     mode_t mask = umask(NO_EXEC);
     int rc = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&to, sizeof(to));
     (void)umask(mask);
-    if (rc || listen(fd, BACKLOG)) {
+    /* Connections inherit it: later would be too late for who sends at once. */
+    if (rc || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) || listen(fd, BACKLOG)) {
         int sys = errno;
         ct_closep(&fd);
         return ct_err_sys(err, sys, "%s", config->socket);
@@ -59,13 +62,11 @@ int km_peer_accept(int listener, const struct km_config *config)
 {
     struct ucred who;
     socklen_t size = sizeof(who);
-    const int on = 1;
     int conn = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (conn < 0) {
         return -1;
     }
-    if (getsockopt(conn, SOL_SOCKET, SO_PEERCRED, &who, &size) || !is_allowed(&who, config) ||
-        setsockopt(conn, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on))) {
+    if (getsockopt(conn, SOL_SOCKET, SO_PEERCRED, &who, &size) || !is_allowed(&who, config)) {
         close(conn);
         return -1;
     }
@@ -131,13 +132,13 @@ char km_peer_next(int conn)
     return receive(conn, &byte, &who) == 1 ? byte : 0;
 }
 
-bool km_peer_answer(int conn, const struct ct_err *why, const int *fds)
+bool km_peer_answer(int conn, const struct ct_err *why, const int *fds, dev_t dev)
 {
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int) * KM_FDS)];
     } control;
-    struct km_answer answer = {.version = KM_VERSION};
+    struct km_answer answer = {.version = KM_VERSION, .major = major(dev), .minor = minor(dev)};
     struct iovec iov = {&answer, sizeof(answer)};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
     if (why->code) {

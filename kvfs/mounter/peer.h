@@ -5,6 +5,7 @@
 #define KVFS_MOUNTER_PEER_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "kvfs/mounter/config.h"
 #include "kvfs/mounter/protocol.h"
@@ -28,7 +29,7 @@ int km_peer_asks(int conn, const struct km_config *config, int *daemon, struct c
 /* The next byte, or 0 when the other side is gone. */
 char km_peer_next(int conn);
 
-/* `fds`: KM_FDS of them, or NULL. Whether it went off. */
-bool km_peer_answer(int conn, const struct ct_err *why, const int *fds);
+/* `fds`: KM_FDS of them with the mount's device, or NULL. Whether it went off. */
+bool km_peer_answer(int conn, const struct ct_err *why, const int *fds, dev_t dev);
 
 #endif

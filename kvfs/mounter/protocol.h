@@ -30,7 +30,8 @@ enum { KM_VERSION = 1, KM_TEXT_MAX = 256, KM_FIRST_FD = 3 };
 
 struct km_answer {
     uint32_t version;
-    int32_t error; /* errno, or 0 */
+    int32_t error;         /* errno, or 0 */
+    uint32_t major, minor; /* of the mount's device, by which others know it */
     char text[KM_TEXT_MAX];
 };
 

@@ -60,7 +60,7 @@ static void refuse_another(const struct km_mounter *m)
     ct_autofd conn = km_peer_accept(m->listener, m->config);
     if (conn >= 0) {
         ct_err_set(&busy, CT_BUSY, "another daemon serves this mount");
-        (void)km_peer_answer(conn, &busy, NULL);
+        (void)km_peer_answer(conn, &busy, NULL, 0);
     }
 }
 
@@ -74,7 +74,7 @@ static bool serve_one(const struct km_mounter *m, const struct km_mount *mount, 
         return true;
     case KM_UNMOUNT:
         (void)km_unmount(mount, &why);
-        return km_peer_answer(conn, &why, NULL);
+        return km_peer_answer(conn, &why, NULL, 0);
     default:
         return false;
     }
@@ -116,7 +116,7 @@ static int begin(const struct km_mounter *m, int conn, int daemon, struct km_mou
     const int fds[KM_FDS] = {mount->fds[KM_FUSE], mount->fds[KM_CLONE], mount->fds[KM_SHARED]};
     mount->fds[KM_FUSE] = -1;
     const struct ct_err none = CT_ERR_INIT;
-    bool given = km_peer_answer(conn, &none, fds);
+    bool given = km_peer_answer(conn, &none, fds, mount->dev);
     /* A copy here would keep requests alive that a dead worker had taken. */
     close(fds[KM_FUSE]);
     *keeper = start_keeper(m, mount, conn, err);
@@ -159,7 +159,7 @@ void km_session(struct km_mounter *m, int conn, int ms)
         ct_log(CT_LOG_INFO, "unmounted %s", m->config->target);
     } else if (asked != 0) {
         ct_log(CT_LOG_ERROR, "%s", err.msg);
-        (void)km_peer_answer(conn, &err, NULL);
+        (void)km_peer_answer(conn, &err, NULL, 0);
     }
     ct_closep(&daemon);
     close(conn);

@@ -4,6 +4,7 @@ a reader that sees /models and nothing else. Whoever dies, no dead mount is left
 readable. Who is not the daemon gets nothing of the mounter, and no swapped path moves its mount."""
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -14,14 +15,22 @@ import sys
 import time
 import zlib
 
-from kvfstest import (KVFS, ROOT, Checks, Model, alive, die_with_parent, mounts_at, no_mount,
-                      proc_status, read_all, run, sanitized, wait_for, workdir)
+from kvfstest import (KVFS, ROOT, Checks, Skip, Model, alive, die_with_parent, mounts_at, no_mount,
+                      outcome, proc_status, read_all, run, sanitized, wait_for, workdir)
 
 MOUNTER = os.path.join(os.path.dirname(KVFS), "kvfs-mounter")
 PACKAGING = os.path.join(ROOT, "packaging/container")
 USER = 1000
 MEMLOCK = 8 << 20  # what every machine allows
 SLOW = 4 if sanitized() else 1
+
+COMMAND = ["/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
+           "key=/keys/reader.jwks,mounter=/run/kvfs/socket"]
+PODMAN_FLAGS = ("--network=none --read-only --read-only-tmpfs=false --cap-drop=ALL --user=1000:1000 "
+                "--security-opt=no-new-privileges --pids-limit=256 --ulimit=core=0:0 "
+                f"--ulimit=nofile=4096:4096 --ulimit=nproc=4096:4096 "
+                f"--ulimit=memlock={MEMLOCK}:{MEMLOCK} "
+                "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777").split()
 
 # What runs in the reader's container: a JSON command a line, a JSON answer a line.
 READER = r'''
@@ -198,8 +207,9 @@ class Reader(Container):
 class Pod:
     """Mounter, daemon and reader. `with Pod(model) as pod:` starts all three."""
 
-    def __init__(self, model):
+    def __init__(self, model, *options):
         self.model = model
+        self.options = options
         self.top = os.path.join(workdir(), "pod")
         self.shared, self.run = self.top + "/shared", self.top + "/run"
         self.target = self.shared + "/llm"
@@ -214,10 +224,7 @@ class Pod:
         bundle(daemon_rootfs(), "daemon", "daemon",
                {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": self.run,
                 "MEMLOCK": MEMLOCK},
-               "/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
-               "key=/keys/reader.jwks,mounter=/run/kvfs/socket")
-        bundle(reader_rootfs(), "reader", "reader", {"MODELS": self.shared}, "/usr/bin/python3",
-               "/reader.py")
+               *COMMAND, *options)
         self.mounter = self.daemon = self.reader = None
 
     def configure(self, **more):
@@ -251,6 +258,9 @@ class Pod:
         return mounts_at(self.target) and self.model.shard in os.listdir(self.target)
 
     def start_reader(self):
+        shares = {"PID": f"/proc/{self.daemon.pid}/ns/pid"} if self.options else {}
+        bundle(reader_rootfs(), "reader", "reader", {"MODELS": self.shared, **shares},
+               "/usr/bin/python3", "/reader.py")
         self.reader = Reader()
 
     def pids(self):
@@ -302,6 +312,9 @@ def layout(checks, model):
             mounts = [line.split() for line in pod.reader.ask("mounts").splitlines()]
             flags = next(m for m in mounts if m[4] == "/models/llm")[5].split(",")
             assert {"ro", "nosuid", "nodev", "noexec"} <= set(flags), flags
+        with checks.check("the mounter sets the read-ahead"):
+            device = mounts_at(pod.target)[-1][0]
+            assert read_all(f"/sys/class/bdi/{device}/read_ahead_kb").strip() == b"1024"
         with checks.check("it can write plaintext to /tmp, and to no other place"):
             assert set(pod.reader.ask("writable")) - {"/tmp", "/dev/shm"} == set()
         with checks.check("the daemon has no privilege: no capability, no root, no new privileges, "
@@ -339,13 +352,23 @@ def layout(checks, model):
             assert pod.reader.ask("read", pod.path()) == plain[0]
 
 
+def guarded(checks, model):
+    shutil.copy(os.path.join(PACKAGING, "sidecar.profile"), os.path.dirname(model.reader))
+    with Pod(model, "--guard", "/keys/sidecar.profile") as pod:
+        with checks.check("guard: a reader in the daemon's PID namespace is admitted"):
+            assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes()), pod.daemon.said()
+        with checks.check("guard: one outside of it is not, though root"):
+            assert outcome(os.path.join(pod.target, model.shards[1])) == "EPERM"
+
+
 # ---- deaths ----
 
 def deaths(checks, model):
     ways = {
         "the worker": lambda pod: [pod.pids()["kvfs-worker"]],
         "the supervisor, which is the container's pid 1": lambda pod: [pod.daemon.pid],
-        "the supervisor while a reader reads": lambda pod: [pod.daemon.pid],
+        "the supervisor while a read waits": lambda pod: [pod.daemon.pid],
+        "the mounter while a read waits": lambda pod: [pod.mounter.pid],
         "the mounter": lambda pod: [pod.mounter.pid],
         "the mounter's keeper": lambda pod: [pod.keeper()],
         "mounter, then daemon": lambda pod: [pod.mounter.pid, pod.daemon.pid],
@@ -363,25 +386,45 @@ def deaths(checks, model):
         assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
 
 
+def waiting_reader(pod):
+    """A read whose answer never comes: the worker has taken it, and stands still."""
+    os.kill(pod.pids()["kvfs-worker"], signal.SIGSTOP)
+    path = os.path.join(pod.target, pod.model.shards[1])
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              preexec_fn=die_with_parent)
+    wait_for(lambda: read_all(f"/proc/{reader.pid}/wchan") != b"0", 5, "waiting")
+    return reader
+
+
+def hanging(checks, model):
+    with checks.check("a daemon that hangs, with a read that waits: SIGTERM to the mounter takes "
+                      "everything back, and waits for nobody"), Pod(model) as pod:
+        pod.reader.ask("hold", pod.path())
+        waiting = waiting_reader(pod)
+        for pid in pod.pids().values():
+            os.kill(pid, signal.SIGSTOP)
+        pod.mounter.terminate()
+        assert pod.mounter.wait(5) == 0
+        no_mount(pod.target)
+        assert pod.reader.ask("left", pod.path()) == [0, "SIGBUS"]
+        assert waiting.wait(5) != 0
+
+
 def death(model, name, victims):
     pod = Pod(model)
     with pod:
         assert pod.reader.ask("hold", pod.path()) == digest(model.plain_bytes())
-        busy = None
-        if "reads" in name:
-            busy = subprocess.Popen(["sh", "-c", f"while cat {pod.target}/{model.shards[1]}; do :; "
-                                     "done"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                    preexec_fn=die_with_parent)
-            time.sleep(0.2)
+        busy = waiting_reader(pod) if "waits" in name else None
         started = time.monotonic()
         for pid in victims(pod):
             os.kill(pid, signal.SIGKILL)
         if name == "the mounter's keeper":  # not needed while the mounter lives
             assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
             return
-        pod.daemon.wait()
         both = name == "mounter and its keeper"
-        if not both:
+        if both:
+            pod.daemon.wait()
+        else:
             wait_for(lambda: not mounts_at(pod.target), 10, "unmounting")
             assert time.monotonic() - started < 4 * SLOW, "it took long"
             no_mount(pod.target)
@@ -390,12 +433,13 @@ def death(model, name, victims):
         assert by_read == 0, f"{by_read} pages can be read"
         assert by_map == "SIGBUS", f"mapped: {by_map}"
         if busy:
-            busy.wait(10)
+            assert busy.wait(10) != 0, "the read that waited got bytes"
         if both:  # the next one takes it away
             assert mounts_at(pod.target)
         if pod.mounter.poll() is not None:
             pod.start_mounter()
         no_mount(pod.target)
+        assert pod.daemon.wait() != 0 or "mounter" in name, "the daemon calls that success"
         pod.daemon.end()
         pod.start_daemon()
         assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
@@ -419,7 +463,7 @@ def connect(pod, uid, gid, patience=5):
               "        data, fds = got[:2]\n"
               "        break\n"
               "print(len(data), len(fds), int.from_bytes(data[4:8], 'little'), "
-              "data[8:].split(bytes(1))[0].decode())\n")
+              "data[16:].split(bytes(1))[0].decode())\n")
     result = run("setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", sys.executable, "-c",
                  script, pod.socket)
     return result.stdout.strip() or result.stderr
@@ -436,13 +480,13 @@ def peers(checks, model):
                 assert connect(pod, uid, gid) == "0 0 0", connect(pod, uid, gid)
                 no_mount(pod.target)
         with checks.check("the daemon's uid gets three descriptors, and the mount ends with it"):
-            assert connect(pod, USER, USER).startswith(f"264 3 0"), connect(pod, USER, USER)
+            assert connect(pod, USER, USER).startswith(f"272 3 0"), connect(pod, USER, USER)
             wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
         with checks.check("while a daemon serves, a second one is refused, a stranger too, and the "
                           "first goes on"):
             pod.start_daemon()
             said = connect(pod, USER, USER)
-            assert said.startswith(f"264 0 {errno.EBUSY} "), said
+            assert said.startswith(f"272 0 {errno.EBUSY} "), said
             assert connect(pod, 2000, 2000) == "0 0 0"
             assert pod.serves()
         with checks.check("packets that no daemon sends end the session of the sender, no more"):
@@ -509,13 +553,13 @@ def configurations(checks, model):
                 os.rename(pod.target, pod.target + ".away")
                 swap()
                 said = connect(pod, USER, USER)
-                assert said.split()[:2] == ["264", "0"] and \
+                assert said.split()[:2] == ["272", "0"] and \
                     ("a link in this path" in said or "not the directory" in said), said
                 for place in (elsewhere, pod.target, pod.target + ".away"):
                     assert not mounts_at(place), place
                 (os.unlink if os.path.islink(pod.target) else os.rmdir)(pod.target)
                 os.rename(pod.target + ".away", pod.target)
-            assert connect(pod, USER, USER).startswith("264 3 0")
+            assert connect(pod, USER, USER).startswith("272 3 0")
 
 
 def preserve_fds(checks, model):
@@ -548,6 +592,47 @@ def preserve_fds(checks, model):
         no_mount(pod.target)
 
 
+def podman(checks, model):
+    """The same two containers as podman makes them, with the flags of README.md."""
+    with checks.check("podman: the daemon serves without privileges, the reader gets right bytes"):
+        if not shutil.which("podman"):
+            raise Skip("not installed")
+        place = os.path.join(workdir(), "podman")
+        command = ["podman", "--root", place, "--runroot", place + "-run", "--storage-driver",
+                   "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm",
+                   *PODMAN_FLAGS]
+        probe = run(*command, "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", "")
+        if probe.returncode:
+            raise Skip(f"it does not work here: {probe.stderr.strip()[-200:]}")
+        pod = Pod(model)
+        with contextlib.ExitStack() as stack:
+            stack.callback(remove_groups)
+            stack.callback(pod.__exit__)
+            pod.start_mounter()
+            binds = {model.encrypted: "/encrypted", os.path.dirname(model.reader): "/keys",
+                     pod.run: "/run/kvfs"}
+            with open(os.path.join(workdir(), "podman.log"), "wb") as log:
+                daemon = subprocess.Popen(
+                    [*command, *(f"-v={host}:{to}:ro,nosuid,nodev,noexec"
+                                 for host, to in binds.items()), "--rootfs", daemon_rootfs(),
+                     *COMMAND], stdout=log, stderr=log)
+            stack.callback(daemon.wait)
+            stack.callback(daemon.terminate)
+            wait_for(lambda: mounts_at(pod.target) and model.shard in os.listdir(pod.target),
+                     15 * SLOW, "a mount")
+            script = f"import zlib; print(zlib.crc32(open('{pod.path()}', 'rb').read()))"
+            reader = run(*command, f"-v={pod.shared}:/models:ro,nosuid,nodev,noexec,rslave",
+                         "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", script)
+            assert reader.stdout.strip() == digest(model.plain_bytes()), reader
+
+
+def remove_groups():
+    for top, _, _ in [w for d in glob.glob("/sys/fs/cgroup/**/libpod_parent", recursive=True)
+                      for w in os.walk(d, topdown=False)]:
+        with contextlib.suppress(OSError):
+            os.rmdir(top)
+
+
 def main():
     checks = Checks()
     why = why_not()
@@ -561,10 +646,13 @@ def main():
     for path in (model.encrypted, os.path.dirname(model.reader)):
         run("chown", "-R", f"{USER}:{USER}", path, check=True)
     layout(checks, model)
+    guarded(checks, model)
     deaths(checks, model)
+    hanging(checks, model)
     peers(checks, model)
     configurations(checks, model)
     preserve_fds(checks, model)
+    podman(checks, model)
     return checks.finish()
 
 
