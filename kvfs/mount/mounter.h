@@ -19,8 +19,8 @@ struct kvfs_mounted {
     int comm_fd;      /* fusermount3's socket: it waits for the end of all who hold it */
     bool known;       /* the mount is in our mount table */
     dev_t dev;        /* its device, where it is known or remote */
-    uint64_t id;    /* no other mount will ever have it; 0 before kernel 6.8 */
-    int fusermount; /* pidfd of the fusermount3 that waits */
+    uint64_t id;      /* no other mount will ever have it; 0 before kernel 6.8 */
+    int fusermount;   /* pidfd of the fusermount3 that waits */
     bool remote; /* made by kvfs-mounter: comm_fd is its connection, and the rest is remote.h's */
     int clone_fd, shared_fd; /* from there, as of kvfs/mounter/protocol.h; or -1 */
 };

@@ -38,6 +38,7 @@ static const struct argp_option options[] = {
     {0},
 };
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): argp's */
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arguments *a = state->input;

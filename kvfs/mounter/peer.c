@@ -92,7 +92,8 @@ static ssize_t receive(int conn, char *byte, struct ucred *who)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(struct ucred))];
     } control;
-    struct iovec iov = {byte, 1};
+    char got = 0;
+    struct iovec iov = {&got, 1};
     struct msghdr m = {.msg_iov = &iov,
                        .msg_iovlen = 1,
                        .msg_control = control.bytes,
@@ -101,6 +102,7 @@ static ssize_t receive(int conn, char *byte, struct ucred *who)
     do {
         n = recvmsg(conn, &m, MSG_CMSG_CLOEXEC);
     } while (n < 0 && errno == EINTR);
+    *byte = got;
     *who = (struct ucred){.pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1};
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); n > 0 && c; c = CMSG_NXTHDR(&m, c)) {
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS) {

@@ -361,6 +361,10 @@ def layout(checks, model):
         with checks.check("another daemon, another mount, which the running reader sees"):
             pod.start_daemon()
             assert pod.reader.ask("read", pod.path()) == plain[0]
+        with checks.check("umount(8) by the host ends the daemon, with 0"):
+            run("umount", pod.target, check=True)
+            assert pod.daemon.wait() == 0, pod.daemon.said()
+            no_mount(pod.target)
 
 
 def guarded(checks, model):
@@ -532,12 +536,26 @@ def peers(checks, model):
         with checks.check("kvfs says what is wrong when it is not the mounter's"):
             source = shutil.copytree(model.encrypted, pod.top + "/source")
             key = shutil.copy(model.reader, source + ".jwks")
-            run("chown", "-R", "2000", source, key, check=True)
-            result = run("setpriv", "--reuid", "2000", "--regid", "2000", "--clear-groups", KVFS,
-                         "mount", "-f", source, "/models/llm", "--key", key, "-o",
-                         f"mounter={pod.socket}")
+            def mount(uid, *more):
+                run("chown", "-R", uid, source, key, check=True)
+                return run("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", KVFS,
+                           "mount", "-f", source, "/models/llm", "--key", key, "-o",
+                           f"mounter={pod.socket}", *more)
+
+            result = mount(2000)
             assert result.returncode == 1 and "uid and gid in its configuration" in result.stderr, \
                 result.stderr
+        with checks.check("a mount that fails says why, and leaves nothing"):
+            pod.daemon.end()
+            wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
+            for name in model.shards:
+                os.unlink(os.path.join(source, name))
+            result = mount(USER)
+            assert result.returncode == 1 and "kvfs mount: " in result.stderr, result.stderr
+            no_mount(pod.target)
+            result = mount(USER, "--warm")
+            assert result.returncode == 2 and "option warm" in result.stderr, result.stderr
+            pod.start_daemon()
 
 
 def refused(pod, sentence, **settings):
