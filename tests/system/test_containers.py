@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Containers for real, with runc: a daemon without any privilege whose mount kvfs-mounter makes, and
-a reader that sees /models and nothing else. Whoever dies, no dead mount is left and no page stays
+"""Containers for real, with runc: a daemon without any privilege whose mount kvfs-mounter makes,
+and a reader that sees /models and nothing else. Whoever dies, no dead mount is left and no page stays
 readable. Who is not the daemon gets nothing of the mounter, and no swapped path moves its mount."""
 import contextlib
 import errno
@@ -16,8 +16,8 @@ import sys
 import time
 import zlib
 
-from kvfstest import (FINDING, KVFS, ROOT, Checks, Skip, Model, alive, die_with_parent, mounts_at, no_mount,
-                      outcome, proc_status, read_all, run, sanitized, wait_for, workdir)
+from kvfstest import (FINDING, KVFS, ROOT, Checks, Model, Skip, die_with_parent, mounts_at,
+                      no_mount, outcome, proc_status, read_all, run, sanitized, wait_for, workdir)
 
 MOUNTER = os.path.join(os.path.dirname(KVFS), "kvfs-mounter")
 PACKAGING = os.path.join(ROOT, "packaging/container")
@@ -27,9 +27,9 @@ SLOW = 4 if sanitized() else 1
 
 COMMAND = ["/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
            "key=/keys/reader.jwks,mounter=/run/kvfs/socket"]
-PODMAN_FLAGS = ("--network=none --read-only --read-only-tmpfs=false --cap-drop=ALL --user=1000:1000 "
-                "--security-opt=no-new-privileges --pids-limit=256 --ulimit=core=0:0 "
-                f"--ulimit=nofile=4096:4096 --ulimit=nproc=4096:4096 "
+PODMAN_FLAGS = ("--network=none --read-only --read-only-tmpfs=false --cap-drop=ALL "
+                "--user=1000:1000 --security-opt=no-new-privileges --pids-limit=256 --ulimit=core=0:0 "
+                "--ulimit=nofile=4096:4096 --ulimit=nproc=4096:4096 "
                 f"--ulimit=memlock={MEMLOCK}:{MEMLOCK} "
                 "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777").split()
 
@@ -90,9 +90,9 @@ def writable():
             pass
     return found
 
-commands = {"read": lambda path: outcome(lambda: whole(path)), "list": lambda path: sorted(os.listdir(path)),
+commands = {"read": lambda path: outcome(lambda: whole(path)),
+            "list": lambda path: sorted(os.listdir(path)),
             "hold": hold, "left": pages_left, "writable": writable,
-            "status": lambda: open("/proc/self/status").read(),
             "mounts": lambda: open("/proc/self/mountinfo").read()}
 for line in sys.stdin:
     name, *arguments = json.loads(line)
@@ -275,10 +275,9 @@ class Pod:
     def pids(self):
         """Of the daemon's container, by name."""
         found = {}
-        for pid in runc("ps", "--format", "json", self.daemon.name).stdout.strip("[]\n ").split(","):
-            if pid:
-                with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
-                    found[comm.read().strip()] = int(pid)
+        for pid in json.loads(runc("ps", "--format", "json", self.daemon.name, check=True).stdout):
+            with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
+                found[comm.read().strip()] = pid
         return found
 
     def keeper(self):
@@ -386,7 +385,8 @@ def guarded(checks, model):
             return
         pod.start_reader()
         with checks.check("guard: a reader in the daemon's PID namespace is admitted"):
-            assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes()), pod.daemon.said()
+            got = pod.reader.ask("read", pod.path())
+            assert got == digest(model.plain_bytes()), pod.daemon.said()
         with checks.check("guard: one outside of it is not, though root"):
             assert outcome(os.path.join(pod.target, model.shards[1])) == "EPERM"
 
@@ -510,7 +510,7 @@ def peers(checks, model):
                 assert connect(pod, uid, gid) == "0 0 0", connect(pod, uid, gid)
                 no_mount(pod.target)
         with checks.check("the daemon's uid gets three descriptors, and the mount ends with it"):
-            assert connect(pod, USER, USER).startswith(f"272 3 0"), connect(pod, USER, USER)
+            assert connect(pod, USER, USER).startswith("272 3 0"), connect(pod, USER, USER)
             wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
         with checks.check("while a daemon serves, a second one is refused, a stranger too, and the "
                           "first goes on"):
