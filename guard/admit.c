@@ -14,16 +14,25 @@ enum { CMDLINE_MAX = 1 << 20 };
 
 /* ---- What the profile admits ---- */
 
+static bool uid_admitted(const struct guard_profile *p, uid_t uid)
+{
+    bool found = p->count_of[GUARD_ADMIT_UID] == 0;
+    for (size_t i = 0; i < p->count && !found; i++) {
+        found = p->declared[i].kind == GUARD_ADMIT_UID && p->declared[i].uid == uid;
+    }
+    return found;
+}
+
+/* Each of its ids: it can change to any of them. */
 static void check_uid(struct guard_run *r)
 {
-    bool found = r->profile->count_of[GUARD_ADMIT_UID] == 0;
-    for (size_t i = 0; i < r->profile->count && !found; i++) {
-        found = r->profile->declared[i].kind == GUARD_ADMIT_UID &&
-                r->profile->declared[i].uid == r->now->status.uid[1];
-    }
     guard_looked(r, GUARD_READER_UID);
-    if (!found) {
-        guard_fail(r, GUARD_READER_UID, 0, "", "user %u is not admitted", r->now->status.uid[1]);
+    for (int i = 0; i < 4; i++) {
+        uid_t uid = r->now->status.uid[i];
+        if (!uid_admitted(r->profile, uid)) {
+            guard_fail(r, GUARD_READER_UID, 0, "", "user %u is not admitted", uid);
+            return;
+        }
     }
 }
 
@@ -224,7 +233,8 @@ static pid_t process_of(const struct guard *g, pid_t tid)
 
 static bool is_own(const struct guard *g, pid_t pid)
 {
-    bool own = pid == g->self->pid;
+    bool own =
+        pid == g->self->pid || (g->tool && g->tool->pid == pid && guard_subject_alive(g->tool));
     for (size_t i = 0; i < g->mate_count; i++) {
         own = own || (g->mates[i]->pid == pid && guard_subject_alive(g->mates[i]));
     }
@@ -345,22 +355,12 @@ static int admit_unseen(struct guard *g, struct guard_report *report)
     return report->count == 0;
 }
 
-static bool judges_readers(const struct guard *g)
-{
-    for (int i = 0; i < GUARD_IDS; i++) {
-        if (g->profile->level[i][GUARD_READER]) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int guard_admit(struct guard *g, pid_t tid, struct guard_report *report, struct ct_err *err)
 {
     int64_t began = guard_now_ns();
     struct ct_err why = CT_ERR_INIT;
     memset(report, 0, sizeof(*report));
-    if (!judges_readers(g)) {
+    if (!guard_profile_judges_readers(g->profile)) {
         return 1;
     }
     pid_t pid = process_of(g, tid);

@@ -53,6 +53,11 @@ static bool known_in_proc(const struct guard_mount *m)
 static bool known_in_sys(const struct guard_mount *m)
 {
     static const char *const groups[] = {"cgroup", "cgroup2", "tmpfs", NULL};
+    /* Where the controllers of cgroup version 1 are mounted; only root may write there. */
+    const unsigned safe = GUARD_M_NOSUID | GUARD_M_NODEV | GUARD_M_NOEXEC;
+    if (strcmp(m->path, "/sys/fs/cgroup") == 0 && strcmp(m->fstype, "tmpfs") == 0) {
+        return (m->flags & safe) == safe;
+    }
     if (!(m->flags & GUARD_M_RO)) {
         return false;
     }
@@ -150,7 +155,9 @@ static void check_root(struct guard_run *r)
 /* Where a runtime's own mounts can't be otherwise. */
 static bool may_have_devices(const struct guard_mount *m)
 {
-    return guard_path_beneath(m->path, "/dev") || guard_path_beneath(m->path, "/proc");
+    return strcmp(m->path, "/dev") == 0 || guard_path_beneath(m->path, "/proc") ||
+           (guard_path_beneath(m->path, "/dev") &&
+            (strcmp(m->fstype, "devpts") == 0 || is_device(m, m->path + strlen("/dev/"))));
 }
 
 static void check_flags(struct guard_run *r, const struct guard_mount *m)

@@ -129,7 +129,7 @@ static void check_exe(struct guard_run *r)
         return;
     }
     guard_looked(r, GUARD_EXE_REPLACED);
-    if (r->start && (r->start->has & GUARD_HAS_EXE) &&
+    if (r->s->role != GUARD_STRANGER && r->start && (r->start->has & GUARD_HAS_EXE) &&
         (r->now->exe.dev != r->start->exe.dev || r->now->exe.ino != r->start->exe.ino)) {
         guard_fail(r, GUARD_EXE_REPLACED, 0, "exec", "it runs another program now: %.100s",
                    r->now->exe_path);

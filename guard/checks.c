@@ -21,7 +21,8 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "What can be written to is nosuid, nodev and, unless it is a declared tmpfs, "
          "noexec; the source is nodev.",
          "Mount it with these options.",
-         "/dev and /proc, which are the runtime's; the root, which root-ro is about.",
+         "/dev itself, its nodes and /proc, which are the runtime's; the root, which "
+         "root-ro is about.",
          {true, true}},
     [GUARD_MOUNT_STACKED] = {"mount-stacked",
                              "No mount lies over another one.",
@@ -178,11 +179,13 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "Kernel code, hardware breakpoints, jumps from data; other processes where "
          "/proc/PID/pagemap can't be read.",
          {true, false}},
-    [GUARD_EXE_REPLACED] = {"exe-replaced",
-                            "The program is the file that lies at its path, and is unchanged.",
-                            "Start it anew.",
-                            "A file system whose device and inode numbers are not stable.",
-                            {true, true}},
+    [GUARD_EXE_REPLACED] =
+        {"exe-replaced",
+         "The program is the file that lies at its path, and is unchanged; kvfs's is "
+         "that of the start.",
+         "Start it anew.",
+         "A file system whose device and inode numbers are not stable.",
+         {true, true}},
     [GUARD_TREE_CHANGED] =
         {"tree-changed",
          "The trees that the profile names are as they were at the start (names, "

@@ -189,7 +189,7 @@ int guard_facts_read(int fd, unsigned wanted, struct guard_facts *f, struct ct_e
         }
         if (parts[i].read(fd, f, &why) == 0) {
             f->has |= parts[i].bit;
-        } else if (why.code == CT_NOMEM || why.sys == ESRCH) {
+        } else if (why.code == CT_NOMEM || (parts[i].bit == GUARD_HAS_STATUS && why.sys == ESRCH)) {
             guard_facts_free(f);
             return ct_err_set(err, why.code == CT_NOMEM ? CT_NOMEM : CT_NOTFOUND, "%s", why.msg);
         } else if (f->missing.code == CT_OK) {

@@ -78,6 +78,7 @@ void guard_free(struct guard *g)
         return;
     }
     guard_subject_free(g->self);
+    guard_subject_free(g->tool);
     for (size_t i = 0; i < g->mate_count; i++) {
         guard_subject_free(g->mates[i]);
     }
@@ -146,6 +147,17 @@ int guard_add_own(struct guard *g, pid_t pid, struct ct_err *err)
     return 0;
 }
 
+int guard_add_tool(struct guard *g, pid_t pid, struct ct_err *err)
+{
+    struct guard_subject *s = guard_subject_open(g, pid, GUARD_MATE, err);
+    if (!s) {
+        return ct_err_wrap(err, "guard");
+    }
+    guard_subject_free(g->tool);
+    g->tool = s;
+    return 0;
+}
+
 int guard_pollfd(const struct guard *g)
 {
     return g->epoll_fd;
@@ -157,6 +169,25 @@ int guard_timeout_ms(const struct guard *g)
     return left < 0 ? 0 : (int)left;
 }
 
+/* What is found of a process that is just ending means nothing. */
+static int run_one(struct guard *g, struct guard_subject *s, unsigned flags,
+                   struct guard_report *report, struct ct_err *err)
+{
+    struct ct_err why = CT_ERR_INIT;
+    enum guard_state state[GUARD_IDS][GUARD_WHOS];
+    size_t count = report->count;
+    size_t more = report->more;
+    memcpy(state, report->state, sizeof(state));
+    int rc = guard_subject_run(g, s, guard_subject_wants(s->role), flags, report, &why);
+    if ((rc || report->count > count) && guard_subject_ending(g, s)) {
+        report->count = count;
+        report->more = more;
+        memcpy(report->state, state, sizeof(state));
+        return 0;
+    }
+    return rc ? ct_err_set(err, why.code, "%s", why.msg) : 0;
+}
+
 /* Runs over all of a list, takes out who has ended. */
 static int run_list(struct guard *g, struct guard_subject **list, size_t *count, unsigned flags,
                     struct guard_report *report, struct ct_err *err)
@@ -164,13 +195,11 @@ static int run_list(struct guard *g, struct guard_subject **list, size_t *count,
     size_t kept = 0;
     int rc = 0;
     for (size_t i = 0; i < *count; i++) {
-        struct ct_err why = CT_ERR_INIT;
         struct guard_subject *s = list[i];
         bool gone = !guard_subject_alive(s);
-        if (!gone && rc == 0 &&
-            guard_subject_run(g, s, guard_subject_wants(s->role), flags, report, &why)) {
-            gone = why.code == CT_NOTFOUND || !guard_subject_alive(s);
-            rc = gone ? 0 : ct_err_set(err, why.code, "%s", why.msg);
+        if (!gone && rc == 0) {
+            rc = run_one(g, s, flags, report, err);
+            gone = !guard_subject_alive(s);
         }
         if (gone) {
             guard_subject_free(s);

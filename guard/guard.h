@@ -16,7 +16,10 @@
  *     before a release of keys: guard_check(g, GUARD_FULL, …)
  *     on an open by pid: guard_admit(g, pid, &report, &err) == 1, or EPERM
  *
- * A failing call (-1) is no report that all is well: treat it as a finding.
+ * From guard_new() on it has to run every period: a gap is a finding (paused). After a wake,
+ * waiting some 10 ms gathers mounts that come together. When kvfs's own mount is taken away by an
+ * ordinary umount, that is found too: the caller knows better. A failing call (-1) is no report
+ * that all is well: treat it as a finding.
  *
  * What is found stands in the report of that run only: a finding that is gone at the next run has
  * been there all the same. An object is used by one thread at a time. All paths are absolute and
@@ -52,7 +55,7 @@ struct guard_finding {
     enum guard_id id;
     enum guard_level level; /* KEEP: it held at the start */
     enum guard_who who;
-    pid_t pid;                 /* the process it is about; 0: its container, the machine */
+    pid_t pid;                 /* the process that was looked at; 0: a reader that can't be seen */
     char text[GUARD_TEXT_MAX]; /* what is wrong, UTF-8 without control characters; what to do
                                   about it is guard_checks[id].fix */
 };
@@ -86,6 +89,9 @@ int guard_mounted(struct guard *g, dev_t device, struct ct_err *err);
  * can't be read of it (it is not dumpable, and we are not root) is not judged. It may open files
  * without being a reader. */
 int guard_add_own(struct guard *g, pid_t pid, struct ct_err *err);
+
+/* A process of ours that only reads the mount, such as `kvfs warm`: no reader, and not judged. */
+int guard_add_tool(struct guard *g, pid_t pid, struct ct_err *err);
 
 /* Becomes readable (POLLIN) when a mount table of ours or of a reader was touched: run
  * guard_check() with GUARD_WOKEN. It tells once: polling it is what takes the event. */

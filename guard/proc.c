@@ -167,18 +167,31 @@ int guard_parse_status(const char *text, size_t n, struct guard_status *out, str
     return (seen & all) == all ? 0 : ct_err_set(err, CT_MALFORMED, "status: lines are missing");
 }
 
-int guard_parse_start_time(const char *text, size_t n, uint64_t *out, struct ct_err *err)
+/* The fields behind the name, which is the process's own choice: counted from its last
+ * parenthesis. NULL if there are not so many. */
+static const char *stat_field(const char *text, size_t n, int number)
 {
-    /* The name in field 2 is the process's own choice: count from behind its last parenthesis. */
-    const char *p = memrchr(text, ')', n);
     const char *end = text + n;
-    for (int field = 2; p && field < 22; field++) {
+    const char *p = memrchr(text, ')', n);
+    for (int field = 2; p && field < number; field++) {
         p = memchr(p, ' ', (size_t)(end - p));
         p = p ? p + 1 : NULL;
     }
-    if (!p || !take_number(&p, end, 10, out)) {
+    return p;
+}
+
+int guard_parse_stat(const char *text, size_t n, uint64_t *start_time, bool *exiting,
+                     struct ct_err *err)
+{
+    const uint64_t pf_exiting = 4;
+    uint64_t flags = 0;
+    const char *nine = stat_field(text, n, 9);
+    const char *twenty_two = stat_field(text, n, 22);
+    if (!nine || !twenty_two || !take_number(&nine, text + n, 10, &flags) ||
+        !take_number(&twenty_two, text + n, 10, start_time)) {
         return ct_err_set(err, CT_MALFORMED, "stat: no start time");
     }
+    *exiting = flags & pf_exiting;
     return 0;
 }
 

@@ -28,8 +28,10 @@ struct guard_status {
 
 int guard_parse_status(const char *text, size_t n, struct guard_status *out, struct ct_err *err);
 
-/* Field 22 of /proc/PID/stat, in clock ticks since boot. */
-int guard_parse_start_time(const char *text, size_t n, uint64_t *out, struct ct_err *err);
+/* Of /proc/PID/stat: field 22, the start in clock ticks since boot, and whether the kernel is
+ * taking the process (or thread) down (PF_EXITING in field 9): then its memory is gone already. */
+int guard_parse_stat(const char *text, size_t n, uint64_t *start_time, bool *exiting,
+                     struct ct_err *err);
 
 enum { GUARD_MAP_W = 1, GUARD_MAP_X = 2, GUARD_MAP_SHARED = 4 };
 

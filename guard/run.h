@@ -46,7 +46,8 @@ struct guard_subject {
     struct guard_failures at_start;
     struct guard_code *code; /* SELF, MATE: files of which code was mapped at the start */
     size_t code_count;
-    int64_t full_ns; /* reader: when everything was last looked at */
+    int64_t exiting_ns; /* since when the first thread is on its way out; 0: it is not */
+    int64_t full_ns;    /* reader: when everything was last looked at */
 };
 
 struct guard_run {
@@ -103,6 +104,9 @@ struct guard_subject *guard_subject_open(struct guard *g, pid_t pid, enum guard_
                                          struct ct_err *err);
 void guard_subject_free(struct guard_subject *s);
 bool guard_subject_alive(const struct guard_subject *s);
+/* Whether it has ended or is about to, so that what can't be read of it means nothing. A process
+ * whose first thread is gone while others stay is not ending for long. */
+bool guard_subject_ending(const struct guard *g, struct guard_subject *s);
 /* Reads facts and takes them, and what fails, as the start state. */
 int guard_subject_start(struct guard *g, struct guard_subject *s, struct ct_err *err);
 /* Reads what `wanted` says, runs what can be said of it, adds to the report. -1: it has ended

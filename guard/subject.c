@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -177,18 +178,20 @@ static int watch_mounts(struct guard *g, struct guard_subject *s, struct ct_err 
                : 0;
 }
 
-static int read_start_time(const struct guard_subject *s, uint64_t *out, struct ct_err *err)
+static int read_stat(int fd, const char *name, uint64_t *start_time, bool *exiting,
+                     struct ct_err *err)
 {
     ct_autobuf text = {0};
-    return guard_read_at(s->proc_fd, "stat", 1 << 14, &text, err)
+    return guard_read_at(fd, name, 1 << 14, &text, err)
                ? -1
-               : guard_parse_start_time((char *)text.data, text.len, out, err);
+               : guard_parse_stat((char *)text.data, text.len, start_time, exiting, err);
 }
 
 struct guard_subject *guard_subject_open(struct guard *g, pid_t pid, enum guard_role role,
                                          struct ct_err *err)
 {
     char name[16];
+    bool exiting = false;
     struct guard_subject *s = calloc(1, sizeof(*s));
     if (!s) {
         ct_err_set(err, CT_NOMEM, "no memory for a process");
@@ -208,7 +211,7 @@ struct guard_subject *guard_subject_open(struct guard *g, pid_t pid, enum guard_
         ct_err_set(err, e == ENOENT || e == ESRCH ? CT_NOTFOUND : CT_IO, "process %d: %s", pid,
                    strerror(e));
     } else if ((role == GUARD_MATE || watch_mounts(g, s, err) == 0) &&
-               read_start_time(s, &s->start_time, err) == 0) {
+               read_stat(s->proc_fd, "stat", &s->start_time, &exiting, err) == 0) {
         return s;
     }
     guard_subject_free(s);
@@ -241,8 +244,45 @@ bool guard_subject_alive(const struct guard_subject *s)
 {
     struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
     uint64_t start_time = 0;
-    return poll(&p, 1, 0) == 0 && read_start_time(s, &start_time, NULL) == 0 &&
+    bool exiting = false;
+    return poll(&p, 1, 0) == 0 && read_stat(s->proc_fd, "stat", &start_time, &exiting, NULL) == 0 &&
            start_time == s->start_time;
+}
+
+static bool all_exiting(const struct guard_subject *s)
+{
+    int fd = openat(s->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *e = NULL;
+    bool all = true;
+    while (dir && all && (e = readdir(dir))) {
+        char name[300];
+        uint64_t start_time = 0;
+        bool exiting = true;
+        (void)snprintf(name, sizeof(name), "%s/stat", e->d_name);
+        if (e->d_name[0] != '.' && read_stat(fd, name, &start_time, &exiting, NULL) == 0) {
+            all = exiting;
+        }
+    }
+    if (dir) {
+        (void)closedir(dir);
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    return all;
+}
+
+bool guard_subject_ending(const struct guard *g, struct guard_subject *s)
+{
+    uint64_t start_time = 0;
+    bool exiting = false;
+    if (!guard_subject_alive(s) || read_stat(s->proc_fd, "stat", &start_time, &exiting, NULL)) {
+        return true;
+    }
+    int64_t now = guard_now_ns();
+    s->exiting_ns = !exiting ? 0 : s->exiting_ns ? s->exiting_ns : now;
+    return exiting &&
+           (now - s->exiting_ns < (int64_t)g->profile->period_ms * 2000000 || all_exiting(s));
 }
 
 /* ---- Runs ---- */
@@ -328,6 +368,13 @@ int guard_subject_run(struct guard *g, struct guard_subject *s, unsigned wanted,
     now.wanted |= wanted & known;
     now.has |= s->start.has & known;
     now.environ = known ? s->start.environ : now.environ;
+    /* A reader may run another program (a shell that opens files for it): then reader-exe says
+     * whether it may have them. */
+    if (s->role == GUARD_STRANGER && (now.has & GUARD_HAS_EXE) &&
+        (now.exe.dev != s->start.exe.dev || now.exe.ino != s->start.exe.ino)) {
+        s->start.exe = now.exe;
+        flags |= GUARD_FULL;
+    }
     run(g, s, &now, &s->start, flags, &failures);
     guard_judge(g, s, &failures, report);
     forget_dumpable(s, &failures);

@@ -15,6 +15,7 @@ static const struct {
     {"umount", cmd_umount, "unmount it"},
     {"status", cmd_status, "what a mount serves and refuses, and the latest failures"},
     {"warm", cmd_warm, "decrypt files before they are read"},
+    {"seal", cmd_seal, "take back everything that a mount has given out"},
     {"reload", cmd_reload, "look at the source of a mount anew"},
     {"keygen", cmd_keygen, "make a master key and a signing key"},
     {"encrypt", cmd_encrypt, "encrypt a model"},

@@ -2,7 +2,7 @@
 # those of the kvfs that is installed.
 
 _kvfs_commands='encrypt guard inspect keygen login logout measure mount publish rekey reload rewrap
-status umount verify warm'
+seal status umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -93,7 +93,7 @@ _kvfs() {
         return
     fi
     case $command in
-    umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
+    umount | status | reload | seal | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
     measure | login | logout) ;;
     guard) _kvfs_guard "$cur" ;;
     keygen | publish) _kvfs_files -d "$cur" ;;

@@ -19,6 +19,11 @@
 #include "kvfs/mount/guard_link.h"
 #include "kvfs/term.h"
 
+struct added {
+    pid_t pid;
+    bool tool;
+};
+
 struct kvfs_guarding {
     const struct guard_profile *profile;
     struct guard_config config;
@@ -152,14 +157,28 @@ int kvfs_guarding_link(const struct kvfs_guarding *g)
     return g ? g->theirs : -1;
 }
 
+int kvfs_guarding_end(const struct kvfs_guarding *g)
+{
+    return g ? g->ours : -1;
+}
+
+void kvfs_guarding_linked(struct kvfs_guarding *g)
+{
+    if (g) {
+        close(g->theirs);
+        g->theirs = -1;
+    }
+}
+
 int kvfs_guarding_fd(const struct kvfs_guarding *g)
 {
     return g ? g->sealed_fd : -1;
 }
 
-void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid)
+void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 {
-    if (g && write(g->added[1], &pid, sizeof(pid)) != sizeof(pid)) {
+    const struct added one = {pid, tool};
+    if (g && write(g->added[1], &one, sizeof(one)) != sizeof(one)) {
         ct_log(CT_LOG_WARN, "guard: %s", strerror(errno));
     }
 }
@@ -258,9 +277,11 @@ static bool take(struct kvfs_guarding *g)
 
 static void take_added(struct kvfs_guarding *g)
 {
-    pid_t pid = 0;
+    struct added one = {0};
     struct ct_err err = CT_ERR_INIT;
-    if (read(g->added[0], &pid, sizeof(pid)) == sizeof(pid) && guard_add_own(g->guard, pid, &err) &&
+    if (read(g->added[0], &one, sizeof(one)) == sizeof(one) &&
+        (one.tool ? guard_add_tool(g->guard, one.pid, &err)
+                  : guard_add_own(g->guard, one.pid, &err)) &&
         err.code != CT_NOTFOUND) {
         ct_log(CT_LOG_WARN, "%s", err.msg);
     }
@@ -295,8 +316,6 @@ int kvfs_guarding_start(struct kvfs_guarding *g, struct ct_err *err)
     if (!g) {
         return 0;
     }
-    close(g->theirs);
-    g->theirs = -1;
     int sys = pthread_create(&thread, NULL, watch, g);
     if (sys) {
         return ct_err_sys(err, sys, "the guard's thread");

@@ -23,14 +23,19 @@ int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct k
  * `config` are borrowed. */
 int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_config *config,
                       struct kvfs_guarding **out, struct ct_err *err);
-/* The mount is there, and the keeper. The worker's end of the link goes to the worker. */
+/* The mount is there. */
 int kvfs_guarding_mounted(struct kvfs_guarding *g, const struct kvfs_mounted *m,
                           struct ct_err *err);
+/* The worker's end of the link. */
 int kvfs_guarding_link(const struct kvfs_guarding *g);
-/* The worker has its end of the link: from here on the guard watches. */
+/* The worker has its end: ours is closed here. And the guard's end, which no other process shall
+ * have. */
+void kvfs_guarding_linked(struct kvfs_guarding *g);
+int kvfs_guarding_end(const struct kvfs_guarding *g);
+/* From here on the guard watches. */
 int kvfs_guarding_start(struct kvfs_guarding *g, struct ct_err *err);
-/* A process of ours, as it is now: the worker once it is ready, one that reads the mount. */
-void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid);
+/* A process of ours, as it is now; or (`tool`) one that only reads the mount. */
+void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool);
 /* Becomes readable once it has told the worker to seal; -1 for NULL. */
 int kvfs_guarding_fd(const struct kvfs_guarding *g);
 

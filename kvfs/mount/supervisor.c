@@ -163,7 +163,7 @@ static void start_warmer(struct supervisor *s)
         _exit(1);
     }
     if (s->warmer > 0) {
-        kvfs_guarding_add(s->guarding, s->warmer);
+        kvfs_guarding_add(s->guarding, s->warmer, true);
     }
     close(go[0]);
     close(go[1]);
@@ -298,7 +298,7 @@ static void on_ready(struct supervisor *s)
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
     s->ready = true;
     enter(s, RUNNING, 0);
-    kvfs_guarding_add(s->guarding, s->worker.pid);
+    kvfs_guarding_add(s->guarding, s->worker.pid, false);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
     } else if (s->job->options->warm) {
@@ -514,14 +514,18 @@ static int start(struct supervisor *s, struct ct_err *err)
     close(s->mounted.fuse_fd);
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
-    const int foreign[] = {s->worker.control, s->worker.said,     s->signal_fd,    s->status_fd,
-                           s->job->source_fd, s->job->key_dir_fd, s->job->state_fd};
-    if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
-                          sizeof(foreign) / sizeof(foreign[0]), err) ||
-        kvfs_guarding_start(s->guarding, err)) {
+    kvfs_guarding_linked(s->guarding);
+    const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
+                           s->status_fd,      s->job->source_fd, s->job->key_dir_fd,
+                           s->job->state_fd,  s->job->ca_fd,     kvfs_guarding_end(s->guarding)};
+    pid_t keeper =
+        kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
+                          sizeof(foreign) / sizeof(foreign[0]), err);
+    if (keeper < 0 || kvfs_guarding_start(s->guarding, err)) {
         unmount(s);
         return -1;
     }
+    kvfs_guarding_add(s->guarding, keeper, false);
     return 0;
 }
 

@@ -43,6 +43,7 @@ struct kvfs_guarded *kvfs_guarded_new(int fd, uint32_t gap_ms, struct ct_err *er
     }
     g->fd = fd;
     g->gap_ms = gap_ms;
+    atomic_init(&g->heard_ms, now_ms());
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&g->lock, NULL);
@@ -90,9 +91,9 @@ int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
 
 int kvfs_guarded_listen(const struct kvfs_guarded *g, struct ct_err *err)
 {
-    const int64_t heard = atomic_load(&g->heard_ms); /* 0: the mount is not ready yet */
-    return heard && now_ms() - heard > g->gap_ms ? ct_err_set(err, CT_SEALED, "the guard is silent")
-                                                 : 0;
+    return now_ms() - atomic_load(&g->heard_ms) > g->gap_ms
+               ? ct_err_set(err, CT_SEALED, "the guard is silent")
+               : 0;
 }
 
 /* ---- questions ---- */

@@ -36,7 +36,8 @@ PROBES = {
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
              "mounter",  # test_containers
-             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir"}  # test_lease
+             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
+             "guard", "exit-on-seal"}  # test_seal
 
 
 def mount_options(m):

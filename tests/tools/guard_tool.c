@@ -160,6 +160,15 @@ static int thread(const char *arg)
     return pthread_create(&t, NULL, sleep_on, NULL) ? -1 : 0;
 }
 
+/* The first thread ends, another one stays. */
+static int leave(const char *arg)
+{
+    if (thread(arg)) {
+        return -1;
+    }
+    pthread_exit(NULL);
+}
+
 static const struct {
     const char *name;
     int (*fn)(const char *arg);
@@ -167,7 +176,7 @@ static const struct {
              {"map", map_file},    {"patch", patch},         {"dumpable", dumpable},
              {"core", core},       {"memlock", memlock},     {"effective", effective},
              {"uid", to_uid},      {"unshare", unshare_one}, {"exec", run},
-             {"thread", thread}};
+             {"thread", thread},   {"leave", leave}};
 
 /* NAME [ARGUMENT] */
 static int deed(const char *line)

@@ -81,15 +81,21 @@ Test(stat, start_time_behind_any_name)
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char text[256];
         uint64_t t = 0;
+        bool exiting = true;
         (void)snprintf(text, sizeof(text),
                        "1 (%s) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9\n", names[i]);
-        cr_assert_eq(guard_parse_start_time(text, strlen(text), &t, NULL), 0, "%s", names[i]);
-        cr_assert_eq(t, 4711);
+        cr_assert_eq(guard_parse_stat(text, strlen(text), &t, &exiting, NULL), 0, "%s", names[i]);
+        cr_assert(t == 4711 && !exiting);
+        strstr(text, "4194560")[6] = '4';
+        cr_assert_eq(guard_parse_stat(text, strlen(text), &t, &exiting, NULL), 0);
+        cr_assert(exiting);
     }
     uint64_t t = 0;
+    bool exiting = false;
     static const char *const bad[] = {"", "1 (x", "1 (x) S 1 1", "1 (x)"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        cr_assert_eq(guard_parse_start_time(bad[i], strlen(bad[i]), &t, NULL), -1, "%s", bad[i]);
+        cr_assert_eq(guard_parse_stat(bad[i], strlen(bad[i]), &t, &exiting, NULL), -1, "%s",
+                     bad[i]);
     }
 }
 
@@ -320,12 +326,13 @@ Test(hostile, one_byte_altered)
                 struct guard_maps maps;
                 struct guard_mounts m;
                 uint64_t v = 0;
+                bool exiting = false;
                 memcpy(copy, texts[i].text, n);
                 copy[at] = bytes[k];
                 (void)guard_parse_status(copy, n, &s, NULL);
                 (void)guard_parse_maps(copy, n, &maps, NULL);
                 (void)guard_parse_mounts(copy, n, &m, NULL);
-                (void)guard_parse_start_time(copy, n, &v, NULL);
+                (void)guard_parse_stat(copy, n, &v, &exiting, NULL);
                 (void)guard_parse_environ(copy, n);
                 guard_maps_free(&maps);
                 guard_mounts_free(&m);
