@@ -371,7 +371,7 @@ def guarded(checks, model):
         checks.skip("guard", "a sanitizer's build is dumpable, and more")
         return
     shutil.copy(os.path.join(PACKAGING, "sidecar.profile"), os.path.dirname(model.reader))
-    pod = Pod(model, "--guard", "/keys/sidecar.profile")
+    pod = Pod(model, "--guard", "/keys/sidecar.profile", "--exit-on-seal", "42")
     with contextlib.ExitStack() as stack:
         stack.callback(pod.__exit__)
         pod.start_mounter()
@@ -389,6 +389,18 @@ def guarded(checks, model):
             assert got == digest(model.plain_bytes()), pod.daemon.said()
         with checks.check("guard: one outside of it is not, though root"):
             assert outcome(os.path.join(pod.target, model.shards[1])) == "EPERM"
+        with checks.check("guard: the host mounts into the reader's container: the mount is removed, "
+                          "the daemon ends with its code, and the reader with its PID namespace"):
+            pod.reader.ask("hold", pod.path())
+            script = ("import ctypes, os, sys\n"
+                      "libc = ctypes.CDLL(None, use_errno=True)\n"
+                      "assert libc.setns(os.open(sys.argv[1], os.O_RDONLY), 0x20000) == 0\n"
+                      "assert libc.mount(b'none', b'/encrypted', b'tmpfs', 0, None) == 0\n")
+            run(sys.executable, "-c", script, f"/proc/{pod.reader.pid}/ns/mnt", check=True)
+            assert pod.daemon.wait() == 42, pod.daemon.said()
+            assert "mount-" in pod.daemon.said()
+            no_mount(pod.target)
+            assert pod.reader.wait() == 128 + signal.SIGKILL
 
 
 # ---- deaths ----
