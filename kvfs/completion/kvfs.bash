@@ -49,7 +49,7 @@ _kvfs_value() {
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
-        *' --ca' | *' --api-key' | 'mount --deploy-key')
+        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --mounter')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;

@@ -149,7 +149,7 @@ int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_con
 
 int kvfs_guarding_mounted(struct kvfs_guarding *g, const struct kvfs_mounted *m, struct ct_err *err)
 {
-    return !g || !m->known ? 0 : guard_mounted(g->guard, m->dev, err);
+    return !g || (!m->known && !m->remote) ? 0 : guard_mounted(g->guard, m->dev, err);
 }
 
 int kvfs_guarding_link(const struct kvfs_guarding *g)

@@ -269,6 +269,7 @@ WORD(set_guard, guard)
 TEXT(set_server, server)
 TEXT(set_server_key, server_key)
 TEXT(set_model, model)
+TEXT(set_mounter, mounter)
 FLAG(set_require_all, config.require_all)
 FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
@@ -343,6 +344,8 @@ static const struct option_row {
     {"warm", 0, NULL, "Decrypt everything in the background (kvfs warm) once it is mounted",
      set_warm},
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
+    {"mounter", 0, "SOCKET|fd:N", "Have kvfs-mounter mount, for a process without privileges",
+     set_mounter},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
     {"log", 0, "FILE", "Log to a file (syslog; in the foreground stderr)", set_log},

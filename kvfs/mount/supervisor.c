@@ -421,6 +421,7 @@ static int loop(struct supervisor *s)
             {.fd = s->worker.pidfd, .events = POLLIN},
             {.fd = s->warmer_fd, .events = POLLIN},
             {.fd = kvfs_guarding_fd(s->guarding), .events = POLLIN},
+            {.fd = s->mounted.remote && s->stage <= UNMOUNTED ? s->mounted.comm_fd : -1},
         };
         int n = poll(p, sizeof(p) / sizeof(p[0]), timeout(s));
         if (n < 0 && errno != EINTR) {
@@ -458,6 +459,10 @@ static int loop(struct supervisor *s)
         if (p[5].revents && s->warmer_fd >= 0) {
             reap_warmer(s);
         }
+        if (p[7].revents && s->stage <= UNMOUNTED) {
+            ct_log(CT_LOG_ERROR, "the mounter is gone: nothing stays readable");
+            seal_worker(s);
+        }
     }
 }
 
@@ -486,7 +491,8 @@ static int start(struct supervisor *s, struct ct_err *err)
         kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
         return -1;
     }
-    s->clone_fd = kvfs_refuse_clone(s->mounted.fuse_fd, &why);
+    s->clone_fd =
+        s->mounted.remote ? s->mounted.clone_fd : kvfs_refuse_clone(s->mounted.fuse_fd, &why);
     if (s->clone_fd < 0) {
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }

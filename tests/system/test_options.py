@@ -37,6 +37,7 @@ PROBES = {
     "log-level": ("debug", lambda m: level_of(m), True),
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
+             "mounter",  # test_containers
              "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
              "guard", "exit-on-seal"}  # test_seal
 
