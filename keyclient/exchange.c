@@ -4,6 +4,8 @@
 
 #include "keyclient/exchange_parts.h"
 
+enum { REASON_MAX = 256 };
+
 struct kc_exchange *kc_exchange_new(struct kc_runtime *runtime, const char *model,
                                     struct kc_shards *shards, int64_t seen, struct ct_err *err)
 {
@@ -344,13 +346,21 @@ enum kc_step kc_take(struct kc_exchange *x, unsigned status, const uint8_t *answ
     return step;
 }
 
-int kc_end_request(struct kc_exchange *x, struct kc_request *out, struct ct_err *err)
+int kc_end_request(struct kc_exchange *x, const char *reason, struct kc_request *out,
+                   struct ct_err *err)
 {
     char what[64];
     (void)snprintf(what, sizeof(what), "/leases/%s/end", x->lease.id);
     address(out, "POST", what);
-    json_t *proof = sign_with(&x->runtime->keys[KC_SIGN], "kvfs-end+jws",
-                              json_pack("{s:i,s:s}", "version", 1, "lease", x->lease.id), err);
+    json_t *payload = json_pack("{s:i,s:s}", "version", 1, "lease", x->lease.id);
+    if (reason) {
+        size_t n = strnlen(reason, REASON_MAX);
+        while (n && !ct_utf8_ok((const uint8_t *)reason, n)) {
+            n--; /* cut within a character, or a path of other bytes */
+        }
+        (void)json_object_set_new(payload, "reason", json_stringn(n ? reason : "?", n ? n : 1));
+    }
+    json_t *proof = sign_with(&x->runtime->keys[KC_SIGN], "kvfs-end+jws", payload, err);
     return proof ? put_json(json_pack("{s:o}", "proof", proof), &out->body, err) : -1;
 }
 

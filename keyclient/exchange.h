@@ -60,8 +60,10 @@ int kc_next(struct kc_exchange *x, struct kc_request *out, struct ct_err *err);
 enum kc_step kc_take(struct kc_exchange *x, unsigned status, const uint8_t *answer, size_t n,
                      int64_t sent_ms, enum kc_again *again, struct ct_err *err);
 
-/* Gives the lease back. */
-int kc_end_request(struct kc_exchange *x, struct kc_request *out, struct ct_err *err);
+/* Gives the lease back. `reason` is for the server's audit (PROTOCOL.md section 8): why this
+ * runtime sealed itself, or NULL. What comes of it holds no secret. */
+int kc_end_request(struct kc_exchange *x, const char *reason, struct kc_request *out,
+                   struct ct_err *err);
 
 /* Once a lease is held. */
 const struct kc_lease *kc_lease(const struct kc_exchange *x);

@@ -146,6 +146,8 @@ int ks_get_wait(struct ks_request *r, struct ct_err *err)
 
 /* ---- giving back ---- */
 
+enum { REASON_MAX = 256 };
+
 int ks_post_end(struct ks_request *r, struct ct_err *err)
 {
     ks_autolease l = {0};
@@ -160,15 +162,20 @@ int ks_post_end(struct ks_request *r, struct ct_err *err)
         return err->code == CT_REJECTED ? ks_refuse_err(r, KS_PROOF, err)
                                         : ks_refuse_err(r, KS_JOSE, err);
     }
-    kx_autojson wanted = json_pack("{s:i,s:s}", "version", 1, "lease", l.id);
+    json_t *why = json_object_get(payload, "reason");
+    const size_t len = json_string_length(why);
+    if (why && (!json_is_string(why) || !len || len > REASON_MAX)) {
+        return ks_refuse(r, KS_MALFORMED, "reason: no text of 1 to %d bytes", REASON_MAX);
+    }
+    kx_autojson wanted = json_pack("{s:i,s:s,s:O*}", "version", 1, "lease", l.id, "reason", why);
     if (!json_equal(payload, wanted)) {
         return ks_refuse(r, KS_PROOF, "it is for another lease");
     }
     if (!l.ended && !l.revoked &&
-        (ks_exec(r->ctx.db, err,
-                 "UPDATE leases SET ended = $2, reason = 'given back' WHERE id = $1", "si", l.id,
-                 ks_now()) < 0 ||
-         ks_touch(&r->ctx, l.id, err) || ks_record(r, "lease-ended", NULL, err))) {
+        (ks_exec(r->ctx.db, err, "UPDATE leases SET ended = $2, reason = $3 WHERE id = $1", "sis",
+                 l.id, ks_now(), why ? "sealed" : "given back") < 0 ||
+         ks_touch(&r->ctx, l.id, err) ||
+         ks_record(r, "lease-ended", json_string_value(why), err))) {
         return -1;
     }
     r->data = json_pack("{s:s}", "state", "ended");

@@ -33,7 +33,7 @@ int64_t kvfs_lease_now(void)
  * lock held. */
 static bool pause_until(struct kvfs_lease *l, int64_t until)
 {
-    for (int64_t left; !l->stop && (left = until - kvfs_lease_now()) > 0;) {
+    for (int64_t left; !l->stop && !l->parted && (left = until - kvfs_lease_now()) > 0;) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
         int64_t ns = ts.tv_nsec + (left < TICK_MS ? left : TICK_MS) * 1000000;
@@ -41,7 +41,7 @@ static bool pause_until(struct kvfs_lease *l, int64_t until)
         ts.tv_nsec = ns % 1000000000;
         (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
     }
-    return !l->stop;
+    return !l->stop && !l->parted;
 }
 
 static bool pause_until_locking(struct kvfs_lease *l, int64_t until)
@@ -327,21 +327,44 @@ static void *listen_to_server(void *arg)
 
 /* ---- life ---- */
 
-static void give_back(struct way *w)
+/* The runtime's signing key is needed for this, and nobody's answer. False without an object that
+ * can be sent. */
+static bool prepare_end(struct kvfs_lease *l, const char *reason, struct kc_request *q)
 {
-    struct kvfs_lease *l = w->lease;
-    struct kc_request q = {0};
-    ct_autobuf answer = {0};
-    struct ct_err err = CT_ERR_INIT;
-    unsigned status = 0;
     pthread_mutex_lock(&l->s->leases->runtime_lock);
-    int r = kc_end_request(l->exchange, &q, &err);
+    int r = kc_end_request(l->exchange, reason, q, NULL);
     pthread_mutex_unlock(&l->s->leases->runtime_lock);
+    return r == 0;
+}
+
+static void give_back(struct way *w, struct kc_request *q)
+{
+    ct_autobuf answer = {0};
+    unsigned status = 0;
     w->stopping = -1;
-    if (r == 0) {
-        carry(w, &q, END_SECONDS, &status, &answer);
+    carry(w, q, END_SECONDS, &status, &answer);
+}
+
+void kvfs_lease_part(struct kvfs_lease *l, const struct ct_err *why)
+{
+    struct kc_request q = {0};
+    pthread_mutex_lock(&l->lock);
+    bool held = l->state == KVFS_LEASE_HELD;
+    pthread_mutex_unlock(&l->lock);
+    bool good = held && prepare_end(l, why->msg, &q);
+    pthread_mutex_lock(&l->lock);
+    if (held) {
+        l->state = KVFS_LEASE_OVER;
+        l->why = *why;
     }
-    ct_buf_free(&q.body);
+    if (good) {
+        l->parting = q;
+    } else {
+        ct_buf_free(&q.body);
+    }
+    l->parted = true;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void *run_lease(void *arg)
@@ -353,10 +376,13 @@ static void *run_lease(void *arg)
         renew(&w);
         pthread_mutex_lock(&l->lock);
         bool held = l->stop && l->state == KVFS_LEASE_HELD;
+        struct kc_request last = l->parting; /* there once it is parted */
+        l->parting = (struct kc_request){0};
         pthread_mutex_unlock(&l->lock);
-        if (held) {
-            give_back(&w);
+        if (last.body.len || (held && prepare_end(l, NULL, &last))) {
+            give_back(&w, &last);
         }
+        ct_buf_free(&last.body);
     }
     way_close(&w);
     return NULL;

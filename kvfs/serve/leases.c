@@ -123,6 +123,14 @@ void kvfs_leases_stop(struct kvfs_leases *l)
     }
 }
 
+void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why)
+{
+    const size_t count = l && atomic_load(&l->gathered) ? l->count : 0;
+    for (size_t i = 0; i < count; i++) {
+        kvfs_lease_part(&l->items[i], why);
+    }
+}
+
 void kvfs_leases_tick(struct kvfs_leases *l)
 {
     const size_t count = atomic_load(&l->gathered) ? l->count : 0;

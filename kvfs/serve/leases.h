@@ -53,6 +53,9 @@ struct kvfs_lease {
     int64_t newest; /* generation that the server has by now */
     bool reached;   /* the last attempt got an answer: no grace */
     bool stop;
+    bool parted; /* the mount is sealed: no renewal any more */
+    struct kc_request
+        parting; /* signed before the keys were wiped, for the renewing thread to send */
 };
 
 struct kvfs_leases {
@@ -78,6 +81,9 @@ void kvfs_lease_wait(struct kvfs_lease *l, int64_t until);
 /* Asks the threads to end, and then waits for them. One that is idle gives the lease back. */
 void kvfs_lease_stop(struct kvfs_lease *l);
 void kvfs_lease_join(struct kvfs_lease *l);
+/* The mount is sealed: no renewal any more, and the server is told why as soon as may be. To be
+ * called while the keys are there; what is to be sent is only signed here. */
+void kvfs_lease_part(struct kvfs_lease *l, const struct ct_err *why);
 /* Until when reads may go on. With its lock held. */
 int64_t kvfs_lease_deadline(const struct kvfs_lease *l);
 /* It is over, because of `why`: from any thread but FUSE's and the pool's. */
@@ -91,6 +97,8 @@ struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char
  * answer. -1 when none is held by then. */
 int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
 void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
+/* kvfs_lease_part() of all; NULL is allowed. */
+void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why);
 /* Ends what has run out. Every few hundred milliseconds. */
 void kvfs_leases_tick(struct kvfs_leases *l);
 

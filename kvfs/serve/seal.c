@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "format/base/log.h"
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
 int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
@@ -123,6 +124,7 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     for (uint64_t id = 1; s->session && id <= highest; id++) {
         (void)fuse_lowlevel_notify_inval_inode(s->session, id, 0, 0);
     }
+    kvfs_leases_part(s->leases, why); /* signs with what is wiped then, sends nothing */
     ct_secret_wipe_all();
     clock_gettime(CLOCK_MONOTONIC, &end);
     atomic_store(&s->taken, true);

@@ -342,6 +342,56 @@ def test_revocation(world):
                 refused(f"{m.path}/config.json", errno.EKEYREVOKED)
 
 
+def ended_because(world, lease, words):
+    """Whether the server knows of a lease that it was ended, and why."""
+    ends = wait_for(lambda: [row for row in world.server.audit("lease-ended")
+                             if row["lease"] == lease], 3, "the end of the lease")
+    assert words in (ends[0]["detail"] or ""), ends
+    assert lease not in [row["id"] for row in world.server.admin("lease", "list")]
+
+
+def test_sealed(world):
+    """What seals a mount ends its lease: told by the runtime, after it took everything back."""
+    with check("kvfs seal: the server knows, and why"):
+        with world.mount() as m:
+            read(f"{m.path}/{SHARDS[0]}")
+            lease = lease_of(m)["lease"]
+            kvfs("seal", m.path)
+            ended_because(world, lease, "kvfs seal")
+            assert lease_of(m)["state"] == "over", lease_of(m)
+    top = os.path.join(WORK, "above")
+    os.mkdir(top)
+    for more in ([], ["exit-on-seal=42"]):
+        with check(f"a drift: the server knows, and which ({more or 'the mount stays'})"):
+            source = f"{top}/m{len(more)}"
+            shutil.copytree(world.source["m"], source)
+            mount = world.mount(source=source, options=more)
+            with mount as m:
+                lease = lease_of(m)["lease"]
+                run("mount", "-t", "tmpfs", "none", source, check=True)
+                try:
+                    ended_because(world, lease, "guard: mount-path")
+                finally:
+                    run("umount", source, check=True)
+                if more:
+                    m.wait_gone()
+    with check("who gets no lease: another profile, another policy of the same name"):
+        hard = os.path.join(WORK, "hard")
+        world.server.admin("model", "set", "alice/m", "--profiles=drift,hard")
+        for period in (900, 800):
+            write(hard, f"profile hard\nbase drift\nperiod {period}\n".encode())
+            world.fails("baseline_unknown", "-o", f"guard={hard}")
+            digest = kvfs("measure", "--guard", hard).stdout.strip()
+            world.server.admin("baseline", "add", "alice/m", digest)
+            with world.mount("-o", f"guard={hard}") as m:
+                assert lease_of(m)["state"] == "held"
+        world.server.admin("model", "set", "alice/m", "--profiles=drift")
+        for profile in ("off", hard):
+            world.fails("profile_refused", "-o", f"guard={profile}")
+        refusals = {row["code"] for row in world.server.audit("attest")}
+        assert {"baseline_unknown", "profile_refused"} <= refusals, refusals
+
+
 def is_resident(m):
     with open(f"{m.path}/{SHARDS[0]}", "rb") as file:
         file.read()
@@ -514,6 +564,7 @@ def main():
         test_changes(world)
         test_processes(world)
         test_revocation(world)
+        test_sealed(world)
         test_lease_end(world)
         test_many(world)
         test_generations(world)
