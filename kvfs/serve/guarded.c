@@ -23,6 +23,7 @@ struct kvfs_guarded {
     pthread_cond_t changed;
     struct question *open;
     uint32_t last;
+    bool over; /* nobody listens to answers any more */
     struct kvfs_guard_message out;
 };
 
@@ -73,15 +74,25 @@ static void answer(struct kvfs_guarded *g)
     pthread_mutex_unlock(&g->lock);
 }
 
+/* Who waits for an answer waits no longer. -1. */
+static int end(struct kvfs_guarded *g, const char *why, struct ct_err *err)
+{
+    pthread_mutex_lock(&g->lock);
+    g->over = true;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+    return ct_err_set(err, CT_SEALED, "%s", why);
+}
+
 int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
 {
     if (kvfs_control_recv(g->fd, &g->in, sizeof(g->in), NULL, NULL) != 1) {
-        return ct_err_set(err, CT_SEALED, "the guard is gone");
+        return end(g, "the guard is gone", err);
     }
     atomic_store(&g->heard_ms, now_ms());
     g->in.text[sizeof(g->in.text) - 1] = '\0';
     if (g->in.type == KVFS_GUARD_SEAL) {
-        return ct_err_set(err, CT_SEALED, "%s", g->in.text);
+        return end(g, g->in.text, err);
     }
     if (g->in.type == KVFS_GUARD_ANSWER) {
         answer(g);
@@ -89,11 +100,10 @@ int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
     return 0;
 }
 
-int kvfs_guarded_listen(const struct kvfs_guarded *g, struct ct_err *err)
+int kvfs_guarded_listen(struct kvfs_guarded *g, struct ct_err *err)
 {
-    return now_ms() - atomic_load(&g->heard_ms) > g->gap_ms
-               ? ct_err_set(err, CT_SEALED, "the guard is silent")
-               : 0;
+    return now_ms() - atomic_load(&g->heard_ms) > g->gap_ms ? end(g, "the guard is silent", err)
+                                                            : 0;
 }
 
 /* ---- questions ---- */
@@ -112,7 +122,7 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
     g->out = (struct kvfs_guard_message){
         .type = type, .size = sizeof(g->out), .number = q.number, .pid = pid};
     int r = kvfs_control_send(g->fd, &g->out, sizeof(g->out), -1, true, NULL);
-    while (r == 0 && !q.answered) {
+    while (r == 0 && !q.answered && !g->over) {
         r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
     }
     struct question **at = &g->open;
@@ -120,11 +130,13 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
         at = &(*at)->next;
     }
     *at = q.next;
+    bool over = g->over && !q.answered;
     pthread_mutex_unlock(&g->lock);
     if (q.good) {
         return q.text;
     }
-    ct_err_set(err, CT_UNADMITTED, "%s", q.text && *q.text ? q.text : "the guard does not answer");
+    ct_err_set(err, over ? CT_SEALED : CT_UNADMITTED, "%s",
+               q.text && *q.text ? q.text : "the guard does not answer");
     free(q.text);
     return NULL;
 }

@@ -14,7 +14,7 @@ int kvfs_guarded_fd(const struct kvfs_guarded *g); /* -1 for NULL */
  * watching thread. */
 int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err);
 /* -1 with why when nothing was heard for too long. */
-int kvfs_guarded_listen(const struct kvfs_guarded *g, struct ct_err *err);
+int kvfs_guarded_listen(struct kvfs_guarded *g, struct ct_err *err);
 
 /* Whether the process may open a file. CT_UNADMITTED, also when the guard does not answer. Not from
  * the watching thread. */
