@@ -265,6 +265,8 @@ static void on_guard(struct supervisor *s)
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
     signal_warmer(s, SIGKILL);
+    /* A worker that was stopped could not do what it is told. */
+    (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGCONT, NULL, 0);
     if (s->stage <= RUNNING) {
         enter(s, SEALED, SEALING_MS);
     }
