@@ -5,6 +5,8 @@
  *     guard_tool idle            a reader, or another process of kvfs
  *     guard_tool trace PID       traces it until stdin ends
  *     guard_tool load            holds an eBPF program that traces until stdin ends
+ *     guard_tool inject PID DEED has another process do something, and lets it go (guard_inject.c)
+ *     guard_tool read FILE       a reader that goes on reading (guard_reader.c)
  *
  * The first two read lines: `do DEED` has the process do something that ought to be found. `watch`
  * also knows `check`, `full`, `own PID`, `mounted MAJOR:MINOR`, `admit PID`, `admit-many PID N`,
@@ -33,6 +35,7 @@
 
 #include "format/base/secret.h"
 #include "guard/guard.h"
+#include "guard_tool.h"
 
 static struct guard_report report;
 static const char *after; /* the deed once the start state is taken */
@@ -327,7 +330,7 @@ static int watch(int argc, char **argv)
 
 /* ---- The others ---- */
 
-static int idle(void)
+int guard_tool_idle(void)
 {
     char line[4096];
     printf("%d\n", getpid());
@@ -375,5 +378,13 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "load") == 0) {
         return hold(load_program());
     }
-    return idle();
+    if (strcmp(argv[1], "inject") == 0 && argc == 4) {
+        int rc = guard_tool_inject((pid_t)strtol(argv[2], NULL, 10), argv[3]);
+        printf("%s\n", rc ? strerror(errno) : "ok");
+        return rc != 0;
+    }
+    if (strcmp(argv[1], "read") == 0 && argc == 3) {
+        return guard_tool_read(argv[2]);
+    }
+    return guard_tool_idle();
 }
