@@ -11,7 +11,7 @@ import threading
 import time
 
 from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, write
-from kvfstest import KVFS, SECONDS, Checks, Mount, Skip, alive, kvfs, processes, run, wait_for
+from kvfstest import KVFS, SECONDS, Checks, Mount, kvfs, run, wait_for
 
 checks = Checks()
 check = checks.check
@@ -295,29 +295,6 @@ def test_quiet(source, shard):
             assert share < 0.02, share
 
 
-def test_random(source, shard):
-    """Seals at random moments under load; the long form is the soak's."""
-    count = int(os.environ.get("KVFS_SEALS", "5"))
-    with check(f"{count} seals under load: each done in 5 s, no byte afterwards"):
-        longest = 0
-        for i in range(count):
-            with Mount(source, keys=[READER], options=["cache=page"]) as m:
-                name = f"{m.path}/{shard}"
-                readers = [subprocess.Popen(
-                    ["sh", "-c", f"while cat {name} > /dev/null 2>&1; do :; done; exit 0"])
-                    for _ in range(6)]
-                time.sleep(0.02 * (i % 10))
-                begin = time.monotonic()
-                kvfs("seal", m.path)
-                longest = max(longest, time.monotonic() - begin)
-                assert outcome(lambda: read(name)) == errno.EKEYREVOKED
-                for reader in readers:
-                    reader.wait(10)
-            assert not any(alive(pid) for pid in processes(m.path).values())
-        assert longest < 5, longest
-        checks.note(f"the longest took {longest * 1000:.0f} ms")
-
-
 def main():
     prepare()
     source, shard = model()
@@ -326,7 +303,6 @@ def main():
     test_admission(source, shard)
     test_strict(source)
     test_quiet(source, shard)
-    test_random(source, shard)
     return checks.finish()
 
 
