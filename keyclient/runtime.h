@@ -2,8 +2,9 @@
  * A runtime: who asks a key server for keys. It has three ephemeral P-256 keys, the API key and its
  * measurements, and pins the server's identity. One a process; used by one thread at a time.
  *
- * Private halves and the API key live in secrets; for the moment of a call they are also in JSON
- * memory, which ct_secret_init() makes wipe itself.
+ * The audit key outlives ct_secret_wipe_all(): it signs what is said of the sealing, and opens
+ * nothing. Private halves and the API key live in secrets; for the moment of a call they are also
+ * in JSON memory, which ct_secret_init() makes wipe itself.
  */
 #ifndef KC_RUNTIME_H
 #define KC_RUNTIME_H
@@ -37,6 +38,10 @@ struct kc_runtime {
 int kc_runtime_init(struct kc_runtime *r, const char *pin, const char *host, const void *api_key,
                     size_t n, json_t *measurements, struct ct_err *err);
 void kc_runtime_free(struct kc_runtime *r);
+
+/* One key by itself. To be freed in any case. */
+int kc_key_make(struct kc_key *key, struct ct_err *err);
+void kc_key_free(struct kc_key *key);
 
 /* The key pair as a JWK, for one call; owned by the caller. */
 json_t *kc_key_pair(const struct kc_key *key, struct ct_err *err);

@@ -1,7 +1,7 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='encrypt inspect keygen login logout measure mount publish rekey reload rewrap status
+_kvfs_commands='audit encrypt inspect keygen login logout measure mount publish rekey reload rewrap status
 umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
@@ -48,7 +48,7 @@ _kvfs_value() {
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
-        *' --ca' | *' --api-key' | 'mount --deploy-key')
+        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --audit')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;
@@ -82,6 +82,13 @@ _kvfs() {
     case $command in
     umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
     measure | login | logout) ;;
+    audit)
+        if ((COMP_CWORD == 2)); then
+            COMPREPLY=(verify)
+        else
+            _kvfs_files -f "$cur"
+        fi
+        ;;
     keygen | publish) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;
     esac

@@ -44,9 +44,10 @@ struct kvfs_config {
     uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;
-    bool have_key_dir; /* the supervisor opens beneath --key-dir on request */
-    char
-        server[KVFS_SERVER_MAX]; /* key server's URL; "": keys are local, and what follows is unused */
+    bool audit;                    /* decisions are recorded */
+    bool have_key_dir;             /* the supervisor opens beneath --key-dir on request */
+    char server[KVFS_SERVER_MAX];  /* key server's URL; "": keys are local, and what follows is
+                                      unused */
     char server_key[KVFS_PIN_MAX]; /* thumbprint of its identity */
     char model[KVFS_MODEL_MAX];    /* OWNER/NAME; "": as each header's jku says */
     uint32_t wait;                 /* seconds to go on asking before the mount fails */

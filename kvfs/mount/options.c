@@ -269,6 +269,7 @@ WORD(set_ca, ca)
 WORD(set_state_dir, state_dir)
 WORD(set_worker_user, worker_user)
 WORD(set_log, log_file)
+WORD(set_audit, audit_file)
 TEXT(set_server, server)
 TEXT(set_server_key, server_key)
 TEXT(set_model, model)
@@ -277,6 +278,7 @@ FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
 FLAG(set_nonempty, nonempty)
 FLAG(set_warm, warm)
+FLAG(set_audit_log, audit_log)
 
 static int set_debug(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
@@ -343,6 +345,9 @@ static const struct option_row {
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
+    {"audit", 0, "FILE", "Append every decision, one line of JSON each, chained and signed",
+     set_audit},
+    {"audit-log", 0, NULL, "The same goes where the log goes", set_audit_log},
     {"log", 0, "FILE", "Log to a file (syslog; in the foreground stderr)", set_log},
     {"log-level", 0, "LEVEL", "error, warning, info or debug (info)", set_log_level},
     {"debug", 'd', NULL, "The same as log-level=debug", set_debug},
@@ -581,6 +586,7 @@ static int complete_worker(struct kvfs_mount_options *o, struct ct_err *err)
 int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
 {
     o->config.have_key_dir = o->keys.key_dir != NULL;
+    o->config.audit = o->audit_file || o->audit_log || *o->config.server;
     o->config.uid = o->uid_set ? o->config.uid : getuid();
     o->config.gid = o->gid_set ? o->config.gid : getgid();
     o->config.allow_other = o->config.allow_other || geteuid() == 0;

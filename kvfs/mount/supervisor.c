@@ -173,6 +173,7 @@ static void unmount_or_seal(struct supervisor *s)
         return;
     }
     ct_log(CT_LOG_WARN, "stopping although it is in use: nothing stays readable");
+    kvfs_audit_note(s->job->audit, "stop", "stopped although it was in use: sealed");
     seal_worker(s);
 }
 
@@ -326,9 +327,12 @@ static int on_worker_end(struct supervisor *s)
         on_said(s);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
+    describe_end(status, how);
     if (!clean) {
         refuse(s);
     }
+    bool failed = s->stopped && !s->ready && WIFEXITED(status); /* has said so itself */
+    kvfs_audit_file_worker_ended(s->job->audit, clean || failed ? NULL : how);
     if (!kvfs_mounter_is_mounted(&s->mounted)) {
         kvfs_mounter_forget(&s->mounted);
     }
@@ -339,7 +343,6 @@ static int on_worker_end(struct supervisor *s)
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */
     }
-    describe_end(status, how);
     ct_log(CT_LOG_ERROR, "the worker died (%s)%s", how, s->ready ? ": refused and unmounted" : "");
     if (!s->ready && *kvfs_logsink_last_words()) {
         tell("its last words: ", kvfs_logsink_last_words());
@@ -442,8 +445,9 @@ static int start(struct supervisor *s, struct ct_err *err)
     close(s->mounted.fuse_fd);
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
-    const int foreign[] = {s->worker.control, s->worker.said,     s->signal_fd,    s->status_fd,
-                           s->job->source_fd, s->job->key_dir_fd, s->job->state_fd};
+    const int foreign[] = {
+        s->worker.control, s->worker.said,     s->signal_fd,     s->status_fd,
+        s->job->source_fd, s->job->key_dir_fd, s->job->state_fd, kvfs_audit_file_fd(s->job->audit)};
     if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
                           sizeof(foreign) / sizeof(foreign[0]), err)) {
         unmount(s);

@@ -8,6 +8,7 @@
 #ifndef KVFS_MOUNT_SUPERVISOR_H
 #define KVFS_MOUNT_SUPERVISOR_H
 
+#include "kvfs/mount/audit_file.h"
 #include "kvfs/mount/options.h"
 
 struct kvfs_job {
@@ -16,6 +17,7 @@ struct kvfs_job {
     int key_dir_fd;                     /* --key-dir, or -1 */
     int ca_fd;                          /* --ca, or -1 */
     int state_fd;                       /* the state directory, or -1 */
+    struct kvfs_audit_file *audit;      /* NULL: nobody wants it */
     struct kvfs_key_files *keys;        /* closed as soon as the worker has them */
 };
 

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kvfs/serve/leases.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/resident.h"
 
 /* ---- the policy ---- */
@@ -300,6 +300,7 @@ void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.noflush = 1;
+    kvfs_audit_reader(s, o->node, fuse_req_ctx(o->req), NULL, NULL);
     kvfs_hand_over(s);
     if (backing ? kvfs_passthrough_reply(o->req, o->fi.fh, backing)
                 : fuse_reply_open(o->req, &o->fi)) {

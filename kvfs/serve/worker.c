@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "keyclient/measure.h"
-#include "kvfs/serve/leases.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/resident.h"
 
 enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20, TICK_MS = 1000, LEASE_TICK_MS = 200 };
@@ -187,7 +187,8 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     }
     if (read_keys(s, &hello, measurements, err) || open_session(s, err) ||
         !(s->table = kvfs_table_new(s->shared, err)) || !(s->judge = kvfs_judge_new(err)) ||
-        !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err)) {
+        !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err) ||
+        kvfs_audit_begin(s, err)) {
         return -1;
     }
     /* Loads what OpenSSL loads late, while there are paths. */
@@ -224,17 +225,23 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     static char warning[KVFS_TEXT_MAX];
     struct ct_err err = CT_ERR_INIT;
     s.control = KVFS_FD_CONTROL;
-    if (prepare(&s, sandbox, &err) || (s.leases && kvfs_leases_start(&s, &err)) ||
+    if (prepare(&s, sandbox, &err) || kvfs_audit_run(&s, &err) ||
+        (s.leases && kvfs_leases_start(&s, &err)) ||
         kvfs_scan(&s, warning, sizeof(warning), &err) ||
         !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err))) {
+        kvfs_audit_event(&s, NULL, "failed", kvfs_audit_why(&err));
+        kvfs_audit_stop(&s);
         kvfs_source_failed(&s, err.msg);
         (void)eventfd_write(s.ended, 1);
         kvfs_leases_stop(s.leases);
+        kvfs_audit_free(&s);
         return 1;
     }
     int r = serve(&s, warning);
     kvfs_chunks_stop(s.chunks);
+    kvfs_audit_stop(&s);
     kvfs_leases_stop(s.leases);
+    kvfs_audit_free(&s);
     ct_secret_wipe_all();
     return r;
 }

@@ -35,7 +35,8 @@ PROBES = {
     "log-level": ("debug", lambda m: level_of(m), True),
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
-             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir"}  # test_lease
+             "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
+             "audit", "audit-log"}  # test_audit
 
 
 def mount_options(m):
