@@ -25,14 +25,14 @@ int kc_audit_request(const struct kc_audit *a, const struct kc_key *key, json_t 
                      struct kc_request *out, struct ct_err *err)
 {
     char head[KX_HEX + 1];
-    kx_autojson mine = records;
     *out = (struct kc_request){.method = "POST", .path = KC_DEPLOY "/audit"};
     if (head_after(a, records, head, err)) {
+        json_decref(records);
         return -1;
     }
     kx_autojson pair = kc_key_pair(key, err);
     kx_autojson payload =
-        json_pack("{s:i,s:s,s:I,s:s,s:O,s:s}", "version", 1, "lease", a->lease, "first",
+        json_pack("{s:i,s:s,s:I,s:s,s:o,s:s}", "version", 1, "lease", a->lease, "first",
                   (json_int_t)a->count + 1, "previous", a->head, "records", records, "head", head);
     json_t *jws = pair && payload ? kx_jws_sign(pair, "kvfs-audit+jws", payload, err) : NULL;
     kx_autojson body = jws ? json_pack("{s:s,s:o}", "lease", a->lease, "records", jws) : NULL;

@@ -93,10 +93,10 @@ static json_t *make_evidence(struct kc_exchange *x, const char *lease, struct ct
         return NULL;
     }
     json_t *e =
-        json_pack("{s:i,s:[i],s:s,s:s#,s:O,s:{s:s,s:[]},s:n,s:o}", "version", 1, "versions", 1,
-                  "challenge", x->challenge, "api_key", (const char *)ct_secret_peek(r->api_key),
-                  (int)ct_secret_len(r->api_key), "measurements", r->measurements, "guard", "state",
-                  "off", "findings", "hardware", "binding", binding);
+        json_pack("{s:i,s:[i],s:s,s:s#,s:O,s:O,s:n,s:o}", "version", 1, "versions", 1, "challenge",
+                  x->challenge, "api_key", (const char *)ct_secret_peek(r->api_key),
+                  (int)ct_secret_len(r->api_key), "measurements", r->measurements, "guard",
+                  r->guard, "hardware", "binding", binding);
     if (!e) {
         ct_err_set(err, CT_NOMEM, "no memory for evidence");
     } else if (lease) {

@@ -106,7 +106,8 @@ static int add_mapped(json_t *items, const struct stat *self, struct ct_err *err
     return r;
 }
 
-json_t *kc_measure(struct ct_err *err)
+json_t *kc_measure(const char *profile, const struct kc_measured *more, size_t n,
+                   struct ct_err *err)
 {
     struct stat self;
     json_t *items = json_array();
@@ -115,7 +116,11 @@ json_t *kc_measure(struct ct_err *err)
         ct_err_sys(err, errno, "/proc/self/exe");
     } else if (add_item(items, "executable", "kvfs", fd, err) == 0 &&
                add_mapped(items, &self, err) == 0) {
-        return json_pack("{s:s,s:o}", "profile", "none", "items", items);
+        for (size_t i = 0; i < n; i++) {
+            json_array_append_new(items, json_pack("{s:s,s:s,s:s}", "kind", more[i].kind, "name",
+                                                   more[i].name, "sha256", more[i].sha256));
+        }
+        return json_pack("{s:s,s:o}", "profile", profile, "items", items);
     }
     json_decref(items);
     return NULL;

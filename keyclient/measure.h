@@ -13,7 +13,13 @@
 
 #include "format/base/err.h"
 
-/* {"profile": "none", "items": [...]}, owned by the caller; NULL with err. */
-json_t *kc_measure(struct ct_err *err);
+/* What somebody else measured: kinds "tree" and "policy", digest in hexadecimal. */
+struct kc_measured {
+    const char *kind, *name, *sha256;
+};
+
+/* {"profile": profile, "items": [... and `more`]}, owned by the caller; NULL with err. */
+json_t *kc_measure(const char *profile, const struct kc_measured *more, size_t n,
+                   struct ct_err *err);
 
 #endif

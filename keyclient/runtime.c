@@ -61,7 +61,8 @@ int kc_runtime_init(struct kc_runtime *r, const char *pin, const char *host, con
                     size_t n, json_t *measurements, struct ct_err *err)
 {
     uint8_t digest[CT_SHA256_LEN];
-    *r = (struct kc_runtime){.measurements = measurements};
+    *r = (struct kc_runtime){.measurements = measurements,
+                             .guard = json_pack("{s:s,s:[]}", "state", "off", "findings")};
     if (strlen(pin) != KX_THUMBPRINT ||
         ct_base64_decode(pin, KX_THUMBPRINT, digest, sizeof(digest)) != sizeof(digest) ||
         strpbrk(pin, "+/")) {
@@ -92,7 +93,14 @@ void kc_runtime_free(struct kc_runtime *r)
     }
     ct_secret_free(r->api_key);
     json_decref(r->measurements);
+    json_decref(r->guard);
     *r = (struct kc_runtime){0};
+}
+
+void kc_runtime_guard(struct kc_runtime *r, json_t *report)
+{
+    json_decref(r->guard);
+    r->guard = report;
 }
 
 json_t *kc_runtime_publics(const struct kc_runtime *r)

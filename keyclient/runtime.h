@@ -29,6 +29,7 @@ struct kc_runtime {
     struct ct_secret *api_key; /* its characters */
     struct kc_key keys[KC_KEYS];
     json_t *measurements; /* {"profile", "items"} */
+    json_t *guard;        /* its report, for the evidence; see kc_runtime_guard() */
     char measurement[KX_HEX + 1];
 };
 
@@ -42,6 +43,8 @@ void kc_runtime_free(struct kc_runtime *r);
 /* One key by itself. To be freed in any case. */
 int kc_key_make(struct kc_key *key, struct ct_err *err);
 void kc_key_free(struct kc_key *key);
+/* The guard's latest report, {"state", "findings"}; taken over. Until then it is said to be off. */
+void kc_runtime_guard(struct kc_runtime *r, json_t *report);
 
 /* The key pair as a JWK, for one call; owned by the caller. */
 json_t *kc_key_pair(const struct kc_key *key, struct ct_err *err);

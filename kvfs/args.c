@@ -56,3 +56,31 @@ int kvfs_parse_size(const char *text, uint64_t *out)
     uint64_t factor = UINT64_C(1) << (10 * (unit - units + 1));
     return ct_mul_u64(*out, factor, out) ? 0 : -1;
 }
+
+static error_t take_mount(int key, char *arg, struct argp_state *state)
+{
+    const char **mount = state->input;
+    switch (key) {
+    case ARGP_KEY_ARG:
+        if (*mount) {
+            argp_error(state, "more than one mount: %s and %s", *mount, arg);
+        }
+        *mount = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!*mount) {
+            argp_error(state, "which mount?");
+        }
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const char *kvfs_parse_mount(const char *command, const char *doc, int argc, char **argv)
+{
+    const char *mount = NULL;
+    const struct argp argp = {.parser = take_mount, .args_doc = "MNT", .doc = doc};
+    kvfs_parse_args(&argp, command, argc, argv, &mount);
+    return mount;
+}

@@ -17,4 +17,7 @@ int kvfs_parse_u64(const char *text, uint64_t max, uint64_t *out);
 /* Digits with an optional K, M, G or T (powers of 1024; KiB and so on are taken too). */
 int kvfs_parse_size(const char *text, uint64_t *out);
 
+/* The command line of a command that takes one mount and no options: that mount. */
+const char *kvfs_parse_mount(const char *command, const char *doc, int argc, char **argv);
+
 #endif

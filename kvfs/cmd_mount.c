@@ -6,6 +6,7 @@
 
 #include "format/base/log.h"
 #include "kvfs/kvfs.h"
+#include "kvfs/mount/guarding.h"
 #include "kvfs/mount/keys_in.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/place.h"
@@ -66,6 +67,10 @@ static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_k
         open_keys(o, job, env_keys, env_deploy, err)) {
         return -1;
     }
+    if (kvfs_guarding_load(o->guard, &job->profile, &o->config, job->measured, &job->measured_count,
+                           err)) {
+        return ct_err_wrap(err, "option guard");
+    }
     if (o->config.audit && !o->fake &&
         !(job->audit = kvfs_audit_file_open(o->audit_file, o->audit_log, err))) {
         return -1;
@@ -87,12 +92,13 @@ int cmd_mount(int argc, char **argv)
 {
     static struct kvfs_mount_options options;
     static struct kvfs_key_files keys;
-    struct kvfs_job job = {.options = &options,
-                           .source_fd = -1,
-                           .key_dir_fd = -1,
-                           .ca_fd = -1,
-                           .state_fd = -1,
-                           .keys = &keys};
+    static struct kvfs_job job; /* large */
+    job = (struct kvfs_job){.options = &options,
+                            .source_fd = -1,
+                            .key_dir_fd = -1,
+                            .ca_fd = -1,
+                            .state_fd = -1,
+                            .keys = &keys};
     struct ct_err err = CT_ERR_INIT;
     kvfs_no_core();
     int env_keys = kvfs_keys_from_env(KVFS_KEYS_ENV, &err);

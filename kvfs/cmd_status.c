@@ -176,6 +176,7 @@ static void print_status(const char *mount, const json_t *status)
                (unsigned long long)number(keys, "count"));
     }
     print_leases(status);
+    printf("  guard     %s\n", text(json_object_get(status, "guard"), "profile"));
     printf("  options   plain=%s manifest=%s update=%s\n", text(how, "plain"),
            text(how, "manifest"), text(how, "update"));
     print_memory(status);

@@ -35,7 +35,9 @@ static int check_header(struct kvfs_publish *p, struct kvfs_job *job, const stru
     if (rc) { /* too large for any header, among others */
         problem(problems, t->item->path, err->msg);
     } else if (len > p->max_header) {
-        (void)snprintf(why, sizeof(why), "its header would have %s; the server takes %s",
+        (void)snprintf(why, sizeof(why),
+                       "its header would have %s, and the server takes %s: use a larger "
+                       "--chunk-size, or more files",
                        kvfs_size_text(size, len), kvfs_size_text(max, p->max_header));
         problem(problems, t->item->path, why);
     }
@@ -84,7 +86,6 @@ static int check_all(struct kvfs_publish *p, struct kvfs_job *job, const struct 
     if (rc == 0 && problems.cells) {
         (void)fputs("kvfs publish: nothing was encrypted, because of these:\n", stderr);
         kvfs_grid_print(&problems, stderr, "  ");
-        (void)fputs("Headers get smaller by a larger --chunk-size, and in more files.\n", stderr);
         rc = ct_err_set(err, CT_USAGE, "%s", "");
     }
     kvfs_grid_free(&problems);

@@ -27,6 +27,7 @@ static const struct {
     [CT_USAGE] = {"usage", EINVAL},
     [CT_BUSY] = {"busy", EBUSY},
     [CT_SEALED] = {"sealed", EKEYREVOKED},
+    [CT_UNADMITTED] = {"not admitted", EPERM},
     [CT_DENIED] = {"denied", EACCES},
     [CT_EXPIRED] = {"lease expired", EKEYEXPIRED},
     [CT_REVOKED] = {"lease revoked", EKEYREVOKED},

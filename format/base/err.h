@@ -37,6 +37,7 @@ enum ct_code {
     CT_DENIED,      /* the key server refuses: EACCES */
     CT_EXPIRED,     /* the lease is over: EKEYEXPIRED */
     CT_REVOKED,     /* the lease was revoked: EKEYREVOKED */
+    CT_UNADMITTED,  /* the guard does not admit the reader: EPERM */
     CT_CODE_COUNT
 };
 

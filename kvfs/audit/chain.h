@@ -22,8 +22,8 @@ enum {
     KVFS_AUDIT_TEXT_MAX = 256   /* of one text in it, with the NUL; longer ones are cut */
 };
 
-/* Records between two signatures, at most. A verifier refuses more while the key can sign. */
-enum { KVFS_AUDIT_SIGN_EVERY = 64 };
+/* Records after which a signature is due, and after how many a verifier misses it. */
+enum { KVFS_AUDIT_SIGN_EVERY = 64, KVFS_AUDIT_SIGN_LATEST = 128 };
 #define KVFS_AUDIT_TYP "kvfs-chain+jws"
 
 struct kvfs_audit_chain {

@@ -201,7 +201,7 @@ static int take_event(struct kvfs_audit_verifier *v, struct kvfs_audit_read *c,
     } else if (strcmp(p->event, "release") == 0 && !c->mount[0]) {
         return note_lease(v, p, err);
     }
-    if (c->key && !c->orphaned && c->chain.count - c->is_signed > 2 * KVFS_AUDIT_SIGN_EVERY) {
+    if (c->key && !c->orphaned && c->chain.count - c->is_signed > KVFS_AUDIT_SIGN_LATEST) {
         tell(v, v->lines, "chain %s: records after %lld should be signed, and are not", c->chain.id,
              (long long)c->is_signed);
         json_decref(c->key); /* told once */

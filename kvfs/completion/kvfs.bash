@@ -1,8 +1,8 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='audit encrypt inspect keygen login logout measure mount publish rekey reload rewrap status
-umount verify warm'
+_kvfs_commands='audit encrypt guard inspect keygen login logout measure mount publish rekey reload
+rewrap seal status umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -45,6 +45,7 @@ _kvfs_value() {
     'mount --update') words='pin follow' ;;
     'mount --cache') words='auto page resident' ;;
     'mount --crypto') words='auto openssl ipsec' ;;
+    'guard -p' | 'guard --profile' | 'mount --guard') words='strict drift off' ;;
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
@@ -54,6 +55,18 @@ _kvfs_value() {
     *) return 1 ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$3"))
+}
+
+# check, explain and digest, and what the latter two are about.
+_kvfs_guard() {
+    if ((COMP_CWORD == 2)); then
+        COMPREPLY=($(compgen -W 'check explain digest' -- "$1"))
+    elif [[ ${COMP_WORDS[2]} == explain ]]; then
+        COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" guard explain 2>/dev/null |
+            sed -nE 's/^([a-z][a-z-]*) .*/\1/p')" -- "$1"))
+    elif [[ ${COMP_WORDS[2]} == digest ]]; then
+        _kvfs_files -f "$1"
+    fi
 }
 
 _kvfs() {
@@ -80,7 +93,7 @@ _kvfs() {
         return
     fi
     case $command in
-    umount | status | reload | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
+    umount | status | reload | seal | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
     measure | login | logout) ;;
     audit)
         if ((COMP_CWORD == 2)); then
@@ -89,6 +102,7 @@ _kvfs() {
             _kvfs_files -f "$cur"
         fi
         ;;
+    guard) _kvfs_guard "$cur" ;;
     keygen | publish) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;
     esac

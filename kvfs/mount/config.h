@@ -20,7 +20,14 @@ enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
 enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
 enum kvfs_cache { KVFS_CACHE_AUTO, KVFS_CACHE_PAGE, KVFS_CACHE_RESIDENT };
 
-enum { KVFS_SERVER_MAX = 512, KVFS_MODEL_MAX = 130, KVFS_PIN_MAX = 44 }; /* with the NUL */
+enum { KVFS_SERVER_MAX = 512, KVFS_MODEL_MAX = 130, KVFS_PIN_MAX = 44, KVFS_PROFILE_MAX = 33 };
+/* All with the NUL. */
+enum { KVFS_MEASURED_MAX = 24 };
+
+/* What the supervisor measured for the worker's evidence (keyserver/PROTOCOL.md section 3). */
+struct kvfs_measured {
+    char kind[16], name[256], sha256[65];
+};
 
 struct kvfs_config {
     char source[PATH_MAX];     /* SRC, absolute, resolved */
@@ -44,13 +51,17 @@ struct kvfs_config {
     uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;
-    bool audit;                    /* decisions are recorded */
-    bool have_key_dir;             /* the supervisor opens beneath --key-dir on request */
-    char server[KVFS_SERVER_MAX];  /* key server's URL; "": keys are local, and what follows is
-                                      unused */
-    char server_key[KVFS_PIN_MAX]; /* thumbprint of its identity */
-    char model[KVFS_MODEL_MAX];    /* OWNER/NAME; "": as each header's jku says */
-    uint32_t wait;                 /* seconds to go on asking before the mount fails */
+    bool have_key_dir;              /* the supervisor opens beneath --key-dir on request */
+    char server[KVFS_SERVER_MAX];   /* key server's URL; "": keys are local, and what follows is
+                                       unused */
+    char server_key[KVFS_PIN_MAX];  /* thumbprint of its identity */
+    char model[KVFS_MODEL_MAX];     /* OWNER/NAME; "": as each header's jku says */
+    uint32_t wait;                  /* seconds to go on asking before the mount fails */
+    bool audit;                     /* decisions are recorded */
+    bool guarded;                   /* a guard watches: then the worker expects to hear of it */
+    bool admits;                    /* and judges who reads */
+    uint32_t guard_gap_ms;          /* without a word of it for so long, the worker seals */
+    char profile[KVFS_PROFILE_MAX]; /* the guard profile's name; "none" without */
 };
 
 #endif

@@ -12,6 +12,7 @@
  *   KVFS_FD_CONTROL  the socket
  *   KVFS_FD_FUSE     the mount's /dev/fuse descriptor
  *   KVFS_FD_SHARED   memfd of one page, struct kvfs_shared
+ *   KVFS_FD_GUARD    the link to the guard (guard_link.h), if there is one
  *   KVFS_FD_KEYS     the first of the hello message's key_count descriptors of JWK files, or with a
  *                    key server the one with the API key
  * EOF on the socket tells each side that the other is gone.
@@ -36,7 +37,8 @@ enum {
     KVFS_FD_CONTROL = 4,
     KVFS_FD_FUSE = 5,
     KVFS_FD_SHARED = 6,
-    KVFS_FD_KEYS = 7
+    KVFS_FD_GUARD = 7,
+    KVFS_FD_KEYS = 8
 };
 enum { KVFS_KEY_FILES_MAX = 256, KVFS_TEXT_MAX = 1024 };
 
@@ -56,6 +58,7 @@ enum kvfs_request_type {
     KVFS_REQ_SEEN,   /* generation `bytes` of model `text` was seen. Reply: value, the highest */
     KVFS_REQ_AUDIT,  /* chain `text`, body `path` (audit_file.h). Reply: text, a note or "" */
     KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */
+    KVFS_REQ_SEALED, /* the mount is sealed, all is taken back; text: why. No reply */
     KVFS_REQ_FAILED, /* the mount cannot start; text: why. No reply */
 };
 
@@ -83,6 +86,8 @@ struct kvfs_hello { /* supervisor → worker, first packet */
     uint32_t size;
     uint32_t key_count;
     struct kvfs_config config;
+    uint32_t measured_count;
+    struct kvfs_measured measured[KVFS_MEASURED_MAX];
     char key_names[KVFS_KEY_FILES_MAX][64]; /* base names, for messages */
 };
 

@@ -92,9 +92,9 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
     }
 }
 
-int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
-                      int residents, bool foreground, const int *foreign, size_t count,
-                      struct ct_err *err)
+pid_t kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
+                        int residents, bool foreground, const int *foreign, size_t count,
+                        struct ct_err *err)
 {
     ct_autofd self = (int)syscall(SYS_pidfd_open, getpid(), 0);
     if (self < 0) {
@@ -102,7 +102,7 @@ int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w,
     }
     pid_t pid = fork();
     if (pid != 0) {
-        return pid < 0 ? ct_err_sys(err, errno, "fork") : 0;
+        return pid < 0 ? ct_err_sys(err, errno, "fork") : pid;
     }
     struct kvfs_mounted mounted = *m;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);

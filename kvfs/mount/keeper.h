@@ -10,11 +10,11 @@
 
 #include "kvfs/mount/spawn.h"
 
-/* Call from the supervisor, whose log it shares. `clone_fd` -1: it only unmounts.
+/* Its pid, or -1. Call from the supervisor, whose log it shares. `clone_fd` -1: it only unmounts.
  * `residents`: the tmpfs of tmpfs.h, or -1. `foreign`: what
  * the keeper must not hold open; -1 among them is skipped. */
-int kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
-                      int residents, bool foreground, const int *foreign, size_t count,
-                      struct ct_err *err);
+pid_t kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *w, int clone_fd,
+                        int residents, bool foreground, const int *foreign, size_t count,
+                        struct ct_err *err);
 
 #endif

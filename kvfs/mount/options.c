@@ -24,6 +24,7 @@ enum {
     LINGER_MAX = 1 << 30,
     LINGER = 30,
     WAIT_MAX = 86400,
+    EXIT_MAX = 125,
     WAIT = 10
 };
 static const uint64_t memory_least = 16 << 20;
@@ -164,16 +165,6 @@ static int set_threads(struct kvfs_mount_options *o, const char *value, struct c
     return o->threads_set ? set_number(value, 1, THREADS_MAX, &o->config.threads, err) : 0;
 }
 
-static int set_linger(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    return set_number(value, 0, LINGER_MAX, &o->config.linger, err);
-}
-
-static int set_readahead(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    return set_number(value, 0, READAHEAD_MAX, &o->config.readahead_kb, err);
-}
-
 /* A number, or the name of a user (its group in *gid, which may be NULL). */
 static int find_user(const char *value, uint32_t *uid, uint32_t *gid, struct ct_err *err)
 {
@@ -229,11 +220,6 @@ static int set_umask(struct kvfs_mount_options *o, const char *value, struct ct_
     return 0;
 }
 
-static int set_wait(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    return set_number(value, 0, WAIT_MAX, &o->config.wait, err);
-}
-
 static int set_text(const char *value, char *out, size_t cap, struct ct_err *err)
 {
     if (strlen(value) >= cap) {
@@ -251,6 +237,11 @@ static int set_text(const char *value, char *out, size_t cap, struct ct_err *err
         o->field = true;                                                                           \
         return 0;                                                                                  \
     }
+#define NUMBER(function, field, least, most)                                                       \
+    static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
+    {                                                                                              \
+        return set_number(value, least, most, &o->field, err);                                     \
+    }
 #define WORD(function, field)                                                                      \
     static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
     {                                                                                              \
@@ -263,6 +254,10 @@ static int set_text(const char *value, char *out, size_t cap, struct ct_err *err
     {                                                                                              \
         return set_text(value, o->config.field, sizeof(o->config.field), err);                     \
     }
+NUMBER(set_linger, config.linger, 0, LINGER_MAX)
+NUMBER(set_readahead, config.readahead_kb, 0, READAHEAD_MAX)
+NUMBER(set_wait, config.wait, 0, WAIT_MAX)
+NUMBER(set_exit_on_seal, exit_on_seal, 1, EXIT_MAX)
 WORD(set_key_dir, keys.key_dir)
 WORD(set_deploy_key, deploy_key)
 WORD(set_ca, ca)
@@ -270,6 +265,7 @@ WORD(set_state_dir, state_dir)
 WORD(set_worker_user, worker_user)
 WORD(set_log, log_file)
 WORD(set_audit, audit_file)
+WORD(set_guard, guard)
 TEXT(set_server, server)
 TEXT(set_server_key, server_key)
 TEXT(set_model, model)
@@ -314,6 +310,11 @@ static const struct option_row {
      "Remembers the latest generation that was seen of each model (systemd's, or /var/lib/kvfs "
      "where it exists)",
      set_state_dir},
+    {"guard", 'g', "strict|drift|off|FILE",
+     "How the container has to be and to stay, or nothing is served any more (drift)", set_guard},
+    {"exit-on-seal", 0, "CODE",
+     "Once sealed, unmount and end with this code, so that who started it starts it anew",
+     set_exit_on_seal},
     {"manifest", 0, "auto|require", "require: show nothing that no manifest vouches for (auto)",
      set_manifest},
     {"plain", 0, "safe|all|none",
@@ -501,6 +502,7 @@ static void defaults(struct kvfs_mount_options *o)
     o->config.readahead_kb = READAHEAD_KB;
     o->config.linger = LINGER;
     o->config.wait = WAIT;
+    o->guard = "drift";
 }
 
 void kvfs_options_parse(struct kvfs_mount_options *o, int argc, char **argv)

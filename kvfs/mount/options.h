@@ -21,6 +21,8 @@ struct kvfs_mount_options {
     const char *state_dir;  /* or NULL */
     const char *audit_file; /* or NULL */
     bool audit_log;         /* audit lines go to the log too */
+    const char *guard;      /* a profile: built in, or a file */
+    uint32_t exit_on_seal;  /* exit code; 0: a sealed mount stays */
     bool nonempty;
     bool noexec;
     bool warm;

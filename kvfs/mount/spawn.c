@@ -111,19 +111,20 @@ static void exec_worker(int *fds, size_t count, int said, const char *mountpoint
     _exit(1);
 }
 
-static int say_hello(int control, const struct kvfs_config *config,
-                     const struct kvfs_key_files *keys, struct ct_err *err)
+static int say_hello(int control, const struct kvfs_start *how, struct ct_err *err)
 {
     struct kvfs_hello *hello = calloc(1, sizeof(*hello));
     if (!hello) {
         return ct_err_set(err, CT_NOMEM, "no memory to start the worker");
     }
     hello->size = sizeof(*hello);
-    hello->key_count = (uint32_t)keys->count;
-    hello->config = *config;
-    for (size_t i = 0; i < keys->count; i++) {
+    hello->key_count = (uint32_t)how->keys->count;
+    hello->config = *how->config;
+    hello->measured_count = how->measured_count;
+    memcpy(hello->measured, how->measured, how->measured_count * sizeof(*how->measured));
+    for (size_t i = 0; i < how->keys->count; i++) {
         (void)snprintf(hello->key_names[i], sizeof(hello->key_names[i]), "%.63s",
-                       keys->items[i].name);
+                       how->keys->items[i].name);
     }
     int rc = kvfs_control_send(control, hello, sizeof(*hello), -1, true, err);
     free(hello);
@@ -152,28 +153,26 @@ static int make_shared(struct kvfs_shared **out, struct ct_err *err)
     return -1;
 }
 
-static pid_t fork_worker(const struct kvfs_config *config, const struct kvfs_key_files *keys,
-                         const struct kvfs_mounted *mounted, int control, int shared, int said)
+static pid_t fork_worker(const struct kvfs_start *how, int control, int shared, int said)
 {
-    int fds[FDS_MAX] = {mounted->comm_fd, control, mounted->fuse_fd, shared};
+    int fds[FDS_MAX] = {how->mounted->comm_fd, control, how->mounted->fuse_fd, shared,
+                        how->guard_link >= 0 ? how->guard_link : shared};
     size_t count = KVFS_FD_KEYS - KVFS_FD_COMM;
-    for (size_t i = 0; i < keys->count; i++) {
-        fds[count++] = keys->items[i].fd;
+    for (size_t i = 0; i < how->keys->count; i++) {
+        fds[count++] = how->keys->items[i].fd;
     }
     pid_t pid = fork();
     if (pid == 0) {
-        exec_worker(fds, count, said, config->mountpoint);
+        exec_worker(fds, count, said, how->config->mountpoint);
     }
     return pid;
 }
 
-int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_files *keys,
-                      const struct kvfs_mounted *mounted, struct kvfs_worker *out,
-                      struct ct_err *err)
+int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err)
 {
     int pair[2];
     int pipes[2];
-    raise_limits(config->memory);
+    raise_limits(how->config->memory);
     ask_for_short_turns();
     ct_autofd shared = make_shared(&out->shared, err);
     if (shared < 0) {
@@ -184,7 +183,7 @@ int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_fi
     }
     out->control = pair[0];
     out->said = pipes[0];
-    out->pid = fork_worker(config, keys, mounted, pair[1], shared, pipes[1]);
+    out->pid = fork_worker(how, pair[1], shared, pipes[1]);
     int sys = errno;
     close(pair[1]);
     close(pipes[1]);
@@ -196,5 +195,5 @@ int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_fi
         return ct_err_sys(err, errno, "pidfd_open");
     }
     (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
-    return say_hello(out->control, config, keys, err);
+    return say_hello(out->control, how, err);
 }

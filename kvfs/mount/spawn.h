@@ -19,9 +19,17 @@ struct kvfs_worker {
     struct kvfs_shared *shared; /* hostile */
 };
 
+/* What it is started with; all borrowed. */
+struct kvfs_start {
+    const struct kvfs_config *config;
+    const struct kvfs_key_files *keys;
+    const struct kvfs_mounted *mounted;
+    int guard_link; /* -1: none */
+    const struct kvfs_measured *measured;
+    uint32_t measured_count;
+};
+
 /* Starts it and says hello. Limits of descriptors and locked memory are raised for both. */
-int kvfs_worker_start(const struct kvfs_config *config, const struct kvfs_key_files *keys,
-                      const struct kvfs_mounted *mounted, struct kvfs_worker *out,
-                      struct ct_err *err);
+int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -17,6 +18,7 @@
 
 #include "format/base/log.h"
 #include "kvfs/kvfs.h"
+#include "kvfs/mount/guarding.h"
 #include "kvfs/mount/keeper.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
@@ -29,6 +31,7 @@ enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, DYING_MS = 1000,
 enum stage {
     STARTING, /* the worker has not said READY */
     RUNNING,
+    SEALED,    /* goes on answering, with errors */
     UNMOUNTED, /* by us: the worker will end by itself */
     SEALING,   /* told to seal and end */
     KILLED,
@@ -47,8 +50,10 @@ struct supervisor {
     int64_t deadline; /* of the stage; 0: none */
     int warmer_fd;    /* pidfd of `kvfs warm`, -1: none */
     pid_t warmer;
-    bool ready;   /* the worker has said READY */
-    bool stopped; /* on demand, so that the worker's end is no failure */
+    bool ready;                     /* the worker has said READY */
+    struct kvfs_guarding *guarding; /* NULL: no guard */
+    bool sealed;                    /* the worker has taken everything back */
+    bool stopped;                   /* on demand, so that the worker's end is no failure */
     struct kvfs_request request;
     struct kvfs_requests requests;
 };
@@ -140,11 +145,16 @@ static void refuse(struct supervisor *s)
 /* A process of its own reads through the mount; we never do. */
 static void start_warmer(struct supervisor *s)
 {
+    int go[2] = {-1, -1}; /* not before the guard knows it */
     char *const argv[] = {(char[]){"kvfs"},    (char[]){"warm"},      (char[]){"--wait"},
                           (char[]){"--quiet"}, s->config->mountpoint, NULL};
-    s->warmer = fork();
+    s->warmer = pipe2(go, O_CLOEXEC) ? -1 : fork();
     if (s->warmer == 0) {
         sigset_t none;
+        char byte;
+        close(go[1]);
+        ssize_t ignored = read(go[0], &byte, 1);
+        (void)ignored;
         (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -152,6 +162,11 @@ static void start_warmer(struct supervisor *s)
         (void)execv("/proc/self/exe", argv);
         _exit(1);
     }
+    if (s->warmer > 0) {
+        kvfs_guarding_add(s->guarding, s->warmer);
+    }
+    close(go[0]);
+    close(go[1]);
     s->warmer_fd = s->warmer < 0 ? -1 : (int)syscall(SYS_pidfd_open, s->warmer, 0);
     if (s->warmer_fd < 0) {
         ct_log(CT_LOG_WARN, "kvfs warm can't be started: %s", strerror(errno));
@@ -168,7 +183,8 @@ static void signal_warmer(const struct supervisor *s, int signal)
 static void unmount_or_seal(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
-    if (s->stage == RUNNING && kvfs_mounter_umount(&s->mounted, false, &err) == 0) {
+    if ((s->stage == RUNNING || s->stage == SEALED) &&
+        kvfs_mounter_umount(&s->mounted, s->sealed, &err) == 0) {
         enter(s, UNMOUNTED, UNMOUNTED_MS);
         return;
     }
@@ -194,10 +210,10 @@ static void reap_warmer(struct supervisor *s)
 static void stop(struct supervisor *s)
 {
     s->stopped = true;
-    if (s->stage > RUNNING) {
+    if (s->stage > SEALED) {
         return;
     }
-    if (s->warmer_fd >= 0) {
+    if (s->warmer_fd >= 0 && s->stage == RUNNING) {
         signal_warmer(s, SIGTERM);
         enter(s, RUNNING, WARMER_MS);
         return;
@@ -211,6 +227,10 @@ static void on_deadline(struct supervisor *s)
     case RUNNING: /* the warmer is still there */
         signal_warmer(s, SIGKILL);
         unmount_or_seal(s);
+        break;
+    case SEALED: /* told to by the guard */
+        ct_log(CT_LOG_ERROR, "the worker does not seal: killing it");
+        end_worker(s);
         break;
     case UNMOUNTED: /* by us, but a copy lives on in another mount namespace */
         seal_worker(s);
@@ -240,6 +260,36 @@ static void answer(struct supervisor *s)
     }
 }
 
+/* The guard has told the worker to. */
+static void on_guard(struct supervisor *s)
+{
+    eventfd_t n = 0;
+    (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
+    kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
+    signal_warmer(s, SIGKILL);
+    if (s->stage <= RUNNING) {
+        enter(s, SEALED, SEALING_MS);
+    }
+}
+
+static void on_sealed(struct supervisor *s)
+{
+    s->sealed = true;
+    signal_warmer(s, SIGKILL);
+    if (!s->ready) {
+        tell("sealed: ", s->request.text);
+        s->stopped = true;
+        seal_worker(s);
+        return;
+    }
+    if (s->stage <= SEALED) {
+        enter(s, SEALED, 0);
+    }
+    if (s->job->options->exit_on_seal) {
+        stop(s);
+    }
+}
+
 static void on_ready(struct supervisor *s)
 {
     kvfs_mounter_set_readahead(&s->mounted, s->config->readahead_kb);
@@ -250,6 +300,7 @@ static void on_ready(struct supervisor *s)
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
     s->ready = true;
     enter(s, RUNNING, 0);
+    kvfs_guarding_add(s->guarding, s->worker.pid);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
     } else if (s->job->options->warm) {
@@ -262,7 +313,7 @@ static void on_control(struct supervisor *s)
     struct ct_err err = CT_ERR_INIT;
     int rc = kvfs_control_recv(s->worker.control, &s->request, sizeof(s->request), NULL, &err);
     if (rc == 0) {
-        if (s->stage <= RUNNING) {
+        if (s->stage <= SEALED) {
             enter(s, SEALING, SEALING_MS); /* it is ending; the pidfd will tell how */
         }
         return;
@@ -277,6 +328,9 @@ static void on_control(struct supervisor *s)
         if (s->stage == STARTING) {
             on_ready(s);
         }
+        return;
+    case KVFS_REQ_SEALED:
+        on_sealed(s);
         return;
     case KVFS_REQ_FAILED:
         tell("", s->request.text);
@@ -338,7 +392,8 @@ static int on_worker_end(struct supervisor *s)
     }
     if (s->ready && (clean || s->stopped)) {
         ct_log(CT_LOG_INFO, "unmounted");
-        return KVFS_DONE;
+        return s->sealed && s->job->options->exit_on_seal ? (int)s->job->options->exit_on_seal
+                                                          : KVFS_DONE;
     }
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */
@@ -369,6 +424,7 @@ static int loop(struct supervisor *s)
             {.fd = s->status_fd, .events = 0}, /* POLLERR: nobody waits for us any more */
             {.fd = s->worker.pidfd, .events = POLLIN},
             {.fd = s->warmer_fd, .events = POLLIN},
+            {.fd = kvfs_guarding_fd(s->guarding), .events = POLLIN},
         };
         int n = poll(p, sizeof(p) / sizeof(p[0]), timeout(s));
         if (n < 0 && errno != EINTR) {
@@ -385,6 +441,9 @@ static int loop(struct supervisor *s)
         }
         if (p[0].revents) {
             on_control(s);
+        }
+        if (p[6].revents) {
+            on_guard(s);
         }
         if (p[2].revents) {
             struct signalfd_siginfo info;
@@ -426,7 +485,8 @@ static int start(struct supervisor *s, struct ct_err *err)
 {
     const struct kvfs_mount_options *o = s->job->options;
     struct ct_err why = CT_ERR_INIT;
-    if (kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
+    if (kvfs_guarding_new(s->job->profile, s->config, &s->guarding, err) ||
+        kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
         return -1;
     }
     s->clone_fd = kvfs_refuse_clone(s->mounted.fuse_fd, &why);
@@ -437,7 +497,14 @@ static int start(struct supervisor *s, struct ct_err *err)
     s->requests = (struct kvfs_requests){.job = s->job,
                                          .tmpfs = s->tmpfs,
                                          .couriers = {.config = s->config, .ca_fd = s->job->ca_fd}};
-    if (kvfs_worker_start(s->config, s->job->keys, &s->mounted, &s->worker, err)) {
+    const struct kvfs_start how = {.config = s->config,
+                                   .keys = s->job->keys,
+                                   .mounted = &s->mounted,
+                                   .guard_link = kvfs_guarding_link(s->guarding),
+                                   .measured = s->job->measured,
+                                   .measured_count = s->job->measured_count};
+    if (kvfs_guarding_mounted(s->guarding, &s->mounted, err) ||
+        kvfs_worker_start(&how, &s->worker, err)) {
         unmount(s);
         return -1;
     }
@@ -445,14 +512,25 @@ static int start(struct supervisor *s, struct ct_err *err)
     close(s->mounted.fuse_fd);
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
-    const int foreign[] = {
-        s->worker.control, s->worker.said,     s->signal_fd,     s->status_fd,
-        s->job->source_fd, s->job->key_dir_fd, s->job->state_fd, kvfs_audit_file_fd(s->job->audit)};
-    if (kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
-                          sizeof(foreign) / sizeof(foreign[0]), err)) {
+    kvfs_guarding_linked(s->guarding);
+    const int foreign[] = {s->worker.control,
+                           s->worker.said,
+                           s->signal_fd,
+                           s->status_fd,
+                           s->job->source_fd,
+                           s->job->key_dir_fd,
+                           s->job->state_fd,
+                           s->job->ca_fd,
+                           kvfs_guarding_end(s->guarding),
+                           kvfs_audit_file_fd(s->job->audit)};
+    pid_t keeper =
+        kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
+                          sizeof(foreign) / sizeof(foreign[0]), err);
+    if (keeper < 0 || kvfs_guarding_start(s->guarding, err)) {
         unmount(s);
         return -1;
     }
+    kvfs_guarding_add(s->guarding, keeper);
     return 0;
 }
 

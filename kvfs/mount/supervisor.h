@@ -8,6 +8,7 @@
 #ifndef KVFS_MOUNT_SUPERVISOR_H
 #define KVFS_MOUNT_SUPERVISOR_H
 
+#include "guard/profile.h"
 #include "kvfs/mount/audit_file.h"
 #include "kvfs/mount/options.h"
 
@@ -18,7 +19,10 @@ struct kvfs_job {
     int ca_fd;                          /* --ca, or -1 */
     int state_fd;                       /* the state directory, or -1 */
     struct kvfs_audit_file *audit;      /* NULL: nobody wants it */
-    struct kvfs_key_files *keys;        /* closed as soon as the worker has them */
+    struct guard_profile *profile;      /* loaded from options->guard */
+    struct kvfs_measured measured[KVFS_MEASURED_MAX];
+    uint32_t measured_count;
+    struct kvfs_key_files *keys; /* closed as soon as the worker has them */
 };
 
 /* Mounts, and returns when the mount answers (in the background) or when it has ended (in the

@@ -302,6 +302,7 @@ void kvfs_audit_stop(struct kvfs_serve *s)
     pthread_mutex_unlock(&a->lock);
     if (a->writing) {
         (void)pthread_join(a->writer, NULL);
+        a->writing = false;
     }
     pthread_mutex_lock(&a->lock);
     a->done = a->gone = true;
@@ -309,6 +310,7 @@ void kvfs_audit_stop(struct kvfs_serve *s)
     pthread_mutex_unlock(&a->lock);
     if (a->posting) {
         (void)pthread_join(a->poster, NULL);
+        a->posting = false;
     }
 }
 

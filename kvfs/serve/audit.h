@@ -19,7 +19,8 @@
 int kvfs_audit_begin(struct kvfs_serve *s, struct ct_err *err);
 /* The threads, once the sandbox is closed. */
 int kvfs_audit_run(struct kvfs_serve *s, struct ct_err *err);
-/* Ends all chains, writes and signs what is queued, and sends it once more. */
+/* Ends all chains, writes and signs what is queued, and sends it once more. s->ended is set by
+ * then. May be called twice. */
 void kvfs_audit_stop(struct kvfs_serve *s);
 void kvfs_audit_free(struct kvfs_serve *s);
 

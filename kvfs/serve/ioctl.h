@@ -10,6 +10,10 @@
  * pinned versions. */
 #define KVFS_IOC_RELOAD _IO('k', 1)
 
+/* On MNT/.kvfs/status.json. Has the mount sealed, which comes soon after the call returns: then
+ * status.json says "sealed". */
+#define KVFS_IOC_SEAL _IO('k', 3)
+
 /* On an open file: if it is resident (then the number is 1, else 0), it stays so after its last
  * close, until it was opened and closed again or memory is needed. */
 #define KVFS_IOC_KEEP _IOR('k', 2, uint32_t)

@@ -7,6 +7,8 @@
 #include "keyclient/wait.h"
 #include "kvfs/mount/carry.h"
 #include "kvfs/serve/audit.h"
+#include "kvfs/serve/guarded.h"
+#include "kvfs/serve/leases.h"
 
 enum {
     CALL_SECONDS = 30,
@@ -126,12 +128,29 @@ static enum kc_step step(struct kvfs_way *w, enum kc_again *again, struct ct_err
     return now;
 }
 
+/* What the evidence says of the container is never older than the evidence. */
+static int ask_guard(struct kvfs_lease *l, struct ct_err *err)
+{
+    struct kvfs_leases *all = l->s->leases;
+    json_t *report = l->s->guarded ? kvfs_guarded_report(l->s->guarded, err) : NULL;
+    if (report) {
+        pthread_mutex_lock(&all->runtime_lock);
+        kc_runtime_guard(&all->runtime, report);
+        pthread_mutex_unlock(&all->runtime_lock);
+    }
+    return report || !l->s->guarded ? 0 : -1;
+}
+
 /* From a challenge to a lease, or to why there is none. */
 static int run_exchange(struct kvfs_way *w, enum kc_again *again, struct ct_err *err)
 {
     for (int tries = 0;; tries++) {
         enum kc_step now = KC_GO_ON;
         *err = (struct ct_err)CT_ERR_INIT;
+        if (ask_guard(w->lease, err)) {
+            *again = KC_LATER;
+            return -1;
+        }
         kc_begin(w->lease->exchange);
         while (now == KC_GO_ON) {
             now = step(w, again, err);
@@ -345,7 +364,7 @@ static void *run_lease(void *arg)
     return NULL;
 }
 
-int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err)
+void kvfs_lease_init(struct kvfs_lease *l)
 {
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -353,6 +372,10 @@ int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err)
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
+}
+
+int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err)
+{
     l->renewing = pthread_create(&l->renewer, NULL, run_lease, l) == 0;
     return l->renewing ? 0 : ct_err_set(err, CT_NOMEM, "no thread for a lease");
 }

@@ -84,6 +84,10 @@ int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err)
         return -1;
     }
     for (size_t i = 0; i < l->count; i++) {
+        kvfs_lease_init(&l->items[i]);
+    }
+    atomic_store(&l->gathered, true);
+    for (size_t i = 0; i < l->count; i++) {
         l->items[i].keys = (struct ct_keysource){.master = give_master, .verify = give_verify};
         if (kvfs_lease_start(&l->items[i], err)) {
             return -1;
@@ -121,7 +125,8 @@ void kvfs_leases_stop(struct kvfs_leases *l)
 
 void kvfs_leases_tick(struct kvfs_leases *l)
 {
-    for (size_t i = 0; i < l->count; i++) {
+    const size_t count = atomic_load(&l->gathered) ? l->count : 0;
+    for (size_t i = 0; i < count; i++) {
         struct kvfs_lease *one = &l->items[i];
         struct ct_err why = CT_ERR_INIT;
         pthread_mutex_lock(&one->lock);

@@ -60,6 +60,7 @@ struct kvfs_leases {
     pthread_mutex_t runtime_lock; /* it serves one thread at a time */
     struct kvfs_lease *items;
     size_t count;
+    atomic_bool gathered; /* the two above are as they stay */
 };
 
 /* Milliseconds of CLOCK_BOOTTIME. */
@@ -70,6 +71,7 @@ int64_t kvfs_lease_now(void);
 int kvfs_gather(struct kvfs_serve *s, struct kvfs_leases *l, struct ct_err *err);
 
 /* ---- lease.c ---- */
+void kvfs_lease_init(struct kvfs_lease *l);
 int kvfs_lease_start(struct kvfs_lease *l, struct ct_err *err);
 /* Waits until it is decided, or `until` is over and the server was asked once. */
 void kvfs_lease_wait(struct kvfs_lease *l, int64_t until);

@@ -12,6 +12,7 @@ struct kvfs_opening {
     struct kvfs_handle *handle; /* once the content is there */
     struct fuse_file_info fi;
     unsigned uid;
+    pid_t pid;
 };
 
 /* Each answers the request and frees `o`. `backing` 0: through the page cache, else a registered

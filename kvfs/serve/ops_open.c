@@ -5,6 +5,8 @@
 #include <time.h>
 
 #include "kvfs/serve/audit.h"
+#include "kvfs/serve/guarded.h"
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
 /* ---- the policy ---- */
@@ -337,7 +339,8 @@ static void do_open(void *arg)
     struct kvfs_opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
-    struct kvfs_content *c = content_of(s, o->node, o->uid, &err);
+    bool admitted = !s->config.admits || kvfs_guarded_admit(s->guarded, o->pid, &err) == 0;
+    struct kvfs_content *c = admitted ? content_of(s, o->node, o->uid, &err) : NULL;
     /* Meanwhile: its keys may be younger than the wiping. */
     if (c && (atomic_load(&s->sealed) ? kvfs_seal_why(s, &err) : check_lease(s, c, &err))) {
         kvfs_content_unref(c);
@@ -405,8 +408,12 @@ void kvfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    *o = (struct kvfs_opening){
-        .s = s, .req = req, .node = node, .fi = *fi, .uid = fuse_req_ctx(req)->uid};
+    *o = (struct kvfs_opening){.s = s,
+                               .req = req,
+                               .node = node,
+                               .fi = *fi,
+                               .uid = fuse_req_ctx(req)->uid,
+                               .pid = fuse_req_ctx(req)->pid};
     begin(node);
     kvfs_chunks_run(s->chunks, do_open, o);
 }

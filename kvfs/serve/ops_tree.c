@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -458,7 +459,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
     bool status = kvfs_status_is(ino);
     struct kvfs_node *node = status ? NULL : kvfs_table_get(s->table, ino);
     bool keep = node && node->kind == KVFS_NODE_FILE && cmd == KVFS_IOC_KEEP;
-    if (!keep && !(status && cmd == KVFS_IOC_RELOAD)) {
+    if (!keep && !(status && (cmd == KVFS_IOC_RELOAD || cmd == KVFS_IOC_SEAL))) {
         fuse_reply_err(req, ENOTTY);
     } else if (!may(s, req)) {
         fuse_reply_err(req, EPERM);
@@ -466,6 +467,9 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
         uint32_t resident = kvfs_resident_keep(s, node);
         kvfs_hand_over(s);
         fuse_reply_ioctl(req, 0, &resident, sizeof(resident));
+    } else if (cmd == KVFS_IOC_SEAL) {
+        (void)eventfd_write(s->asked, 1);
+        fuse_reply_ioctl(req, 0, NULL, 0);
     } else {
         start_reload(s, req);
     }

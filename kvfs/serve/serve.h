@@ -4,8 +4,8 @@
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
- * from a server), audit*.c, chunks.c pool.c prefetch.c ops_read.c (the read path), reply.c (errno
- * and the only reply that carries file data), statusdir.c (.kvfs/), seal.c.
+ * from a server), guarded.c (the guard), audit*.c, chunks.c pool.c prefetch.c ops_read.c (the read
+ * path), reply.c (errno and the only reply that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -24,14 +24,16 @@
 struct kvfs_audit;        /* audit.h */
 struct kvfs_judge;        /* rules.c */
 struct kvfs_leases;       /* leases.h */
+struct kvfs_guarded;      /* guarded.h */
 struct kvfs_resident_set; /* resident.c */
 
 struct kvfs_serve {
     struct kvfs_config config;
     struct ct_keyring *keyring;
-    struct ct_keysource *keys;  /* of the ring; NULL with a key server */
-    struct kvfs_leases *leases; /* NULL with local keys */
-    struct kvfs_audit *audit;   /* NULL: nobody wants it */
+    struct ct_keysource *keys;    /* of the ring; NULL with a key server */
+    struct kvfs_guarded *guarded; /* NULL: no guard watches */
+    struct kvfs_leases *leases;   /* NULL with local keys */
+    struct kvfs_audit *audit;     /* NULL: nobody wants it */
     struct kvfs_shared *shared;
     struct kvfs_table *table;
     struct kvfs_judge *judge;
@@ -45,6 +47,8 @@ struct kvfs_serve {
     atomic_uint handed;     /* see kvfs_hand_over() */
     int control;            /* KVFS_FD_CONTROL */
     int ended;              /* an eventfd: the session is over */
+    int asked;              /* an eventfd: somebody asked for a seal */
+    atomic_bool taken;      /* sealed, and everything is taken back */
     int64_t started;        /* seconds since the epoch */
 };
 
@@ -75,6 +79,7 @@ int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation
  * has for us, which goes to `note`. CT_BUSY: it can't now; all else: never more. */
 int kvfs_source_audit(struct kvfs_serve *s, const char *chain, const char *body,
                       char note[static KVFS_TEXT_MAX], struct ct_err *err);
+int kvfs_source_sealed(struct kvfs_serve *s, const char *text);
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);
 

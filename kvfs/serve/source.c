@@ -210,6 +210,11 @@ static int tell(struct kvfs_serve *s, enum kvfs_request_type type, const char *t
     return r;
 }
 
+int kvfs_source_sealed(struct kvfs_serve *s, const char *text)
+{
+    return tell(s, KVFS_REQ_SEALED, text);
+}
+
 int kvfs_source_ready(struct kvfs_serve *s, const char *text)
 {
     return tell(s, KVFS_REQ_READY, text);

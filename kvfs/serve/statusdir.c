@@ -209,6 +209,11 @@ static json_t *options_of(const struct kvfs_config *c)
         (json_int_t)c->resident, "linger", (int)c->linger, "log_level", levels[c->log_level]);
 }
 
+static const char *state_of(struct kvfs_serve *s)
+{
+    return atomic_load(&s->taken) ? "sealed" : atomic_load(&s->sealed) ? "sealing" : "serving";
+}
+
 /* Where keys come from: this mount's own files, or a server. */
 static json_t *keys_of(const struct kvfs_serve *s)
 {
@@ -226,13 +231,14 @@ static int put_status(struct kvfs_serve *s, struct ct_buf *out)
     struct walk walk = {s, files};
     kvfs_table_each(s->table, add_file, &walk);
     json_t *all = json_pack(
-        "{s:s,s:o,s:o,s:i,s:I,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "version", KVFS_VERSION,
-        "source", text_or(s->config.source), "mountpoint", text_or(s->config.mountpoint), "worker",
-        (int)getpid(), "uptime", (json_int_t)(time(NULL) - s->started), "state",
-        atomic_load(&s->sealed) ? "sealed" : "serving", "keys", keys_of(s), "leases",
-        kvfs_leases_status(s->leases), "options", options_of(&s->config), "memory",
-        memory_of(s, &c), "crypto", crypto_of(&s->config), "counters", counters_of(&c), "manifests",
-        kvfs_judge_manifests(s), "files", files, "failures", kvfs_reply_recent());
+        "{s:s,s:o,s:o,s:i,s:I,s:s,s:o,s:o,s:{s:s,s:b},s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "version",
+        KVFS_VERSION, "source", text_or(s->config.source), "mountpoint",
+        text_or(s->config.mountpoint), "worker", (int)getpid(), "uptime",
+        (json_int_t)(time(NULL) - s->started), "state", state_of(s), "keys", keys_of(s), "leases",
+        kvfs_leases_status(s->leases), "guard", "profile", s->config.profile, "admits",
+        s->config.admits, "options", options_of(&s->config), "memory", memory_of(s, &c), "crypto",
+        crypto_of(&s->config), "counters", counters_of(&c), "manifests", kvfs_judge_manifests(s),
+        "files", files, "failures", kvfs_reply_recent());
     if (all && atomic_load(&s->sealed)) {
         json_object_set_new(all, "sealed", text_or(s->seal_why.msg));
     }

@@ -12,6 +12,8 @@
 
 #include "keyclient/measure.h"
 #include "kvfs/serve/audit.h"
+#include "kvfs/serve/guarded.h"
+#include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
 enum { KEY_FILE_MAX = 1 << 20, MAX_READ = 1 << 20, TICK_MS = 1000, LEASE_TICK_MS = 200 };
@@ -23,7 +25,8 @@ static int take_hello(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_
     if (kvfs_control_recv(KVFS_FD_CONTROL, hello, sizeof(*hello), NULL, err) != 1) {
         return ct_err_set(err, CT_IO, "the supervisor said nothing");
     }
-    if (hello->size != sizeof(*hello) || hello->key_count > KVFS_KEY_FILES_MAX) {
+    if (hello->size != sizeof(*hello) || hello->key_count > KVFS_KEY_FILES_MAX ||
+        hello->measured_count > KVFS_MEASURED_MAX) {
         return ct_err_set(err, CT_USAGE, "supervisor and worker are not the same program");
     }
     s->config = hello->config;
@@ -35,7 +38,12 @@ static int take_hello(struct kvfs_serve *s, struct kvfs_hello *hello, struct ct_
     }
     s->shared = page;
     close(KVFS_FD_SHARED);
-    return 0;
+    if (!s->config.guarded) {
+        close(KVFS_FD_GUARD);
+        return 0;
+    }
+    s->guarded = kvfs_guarded_new(KVFS_FD_GUARD, s->config.guard_gap_ms, err);
+    return s->guarded ? 0 : -1;
 }
 
 /* The one descriptor has the API key. */
@@ -142,12 +150,26 @@ static void *watch(void *arg)
 {
     struct kvfs_serve *s = arg;
     struct pollfd p[] = {{.fd = s->control, .events = POLLRDHUP},
-                         {.fd = s->ended, .events = POLLIN}};
+                         {.fd = s->ended, .events = POLLIN},
+                         {.fd = kvfs_guarded_fd(s->guarded), .events = POLLIN},
+                         {.fd = s->asked, .events = POLLIN}};
     /* Replies are read by who asked; here only the end of the other side matters. */
     int64_t ticked = 0;
+    struct ct_err why = CT_ERR_INIT;
     while (!(p[0].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
-        int n = poll(p, 2, s->leases ? LEASE_TICK_MS : TICK_MS);
-        if (s->leases) {
+        int n = poll(p, 4, s->leases ? LEASE_TICK_MS : TICK_MS);
+        if (s->guarded && p[2].fd >= 0 &&
+            (p[2].revents ? kvfs_guarded_take(s->guarded, &why)
+                          : kvfs_guarded_listen(s->guarded, &why))) {
+            p[2].fd = -1;
+            kvfs_seal(s, &why);
+        }
+        if (p[3].revents) {
+            p[3].fd = -1;
+            ct_err_set(&why, CT_SEALED, "somebody asked for it (kvfs seal)");
+            kvfs_seal(s, &why);
+        }
+        if (s->leases) { /* none, before they are there */
             kvfs_leases_tick(s->leases);
         }
         if (n == 0 && s->config.resident && kvfs_lease_now() - ticked >= TICK_MS) {
@@ -158,13 +180,22 @@ static void *watch(void *arg)
             return NULL;
         }
     }
-    struct ct_err why = CT_ERR_INIT;
     ct_err_set(&why, CT_SEALED, "the supervisor is gone");
     kvfs_seal(s, &why);
     _exit(1);
 }
 
 /* ---- serving ---- */
+
+static json_t *measure(const struct kvfs_hello *hello, struct ct_err *err)
+{
+    struct kc_measured more[KVFS_MEASURED_MAX];
+    for (uint32_t i = 0; i < hello->measured_count; i++) {
+        const struct kvfs_measured *m = &hello->measured[i];
+        more[i] = (struct kc_measured){m->kind, m->name, m->sha256};
+    }
+    return kc_measure(hello->config.profile, more, hello->measured_count, err);
+}
 
 static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, struct ct_err *err)
 {
@@ -178,7 +209,9 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     tzset();
     json_t *measurements = NULL; /* while there is a /proc */
     s->ended = eventfd(0, EFD_CLOEXEC);
-    if (s->ended < 0 || (s->config.server[0] && !(measurements = kc_measure(err)))) {
+    s->asked = eventfd(0, EFD_CLOEXEC);
+    if (s->ended < 0 || s->asked < 0 ||
+        (s->config.server[0] && !(measurements = measure(&hello, err)))) {
         return -1;
     }
     if (sandbox->drop(&s->config, err)) {
@@ -198,9 +231,8 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
 
 static int serve(struct kvfs_serve *s, const char *warning)
 {
-    pthread_t watcher;
     struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (!config || pthread_create(&watcher, NULL, watch, s)) {
+    if (!config) {
         return 1;
     }
     fuse_loop_cfg_set_max_threads(config, 10);
@@ -214,8 +246,6 @@ static int serve(struct kvfs_serve *s, const char *warning)
     }
     int r = fuse_session_loop_mt(s->session, config);
     fuse_loop_cfg_destroy(config);
-    (void)eventfd_write(s->ended, 1);
-    (void)pthread_join(watcher, NULL);
     return r ? 1 : 0;
 }
 
@@ -223,21 +253,27 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
 {
     static struct kvfs_serve s;
     static char warning[KVFS_TEXT_MAX];
+    pthread_t watcher;
     struct ct_err err = CT_ERR_INIT;
     s.control = KVFS_FD_CONTROL;
-    if (prepare(&s, sandbox, &err) || kvfs_audit_run(&s, &err) ||
-        (s.leases && kvfs_leases_start(&s, &err)) ||
-        kvfs_scan(&s, warning, sizeof(warning), &err) ||
-        !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err))) {
-        kvfs_audit_event(&s, NULL, "failed", kvfs_audit_why(&err));
-        kvfs_audit_stop(&s);
+    if (prepare(&s, sandbox, &err) ||
+        !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err)) ||
+        kvfs_audit_run(&s, &err) || pthread_create(&watcher, NULL, watch, &s)) {
         kvfs_source_failed(&s, err.msg);
-        (void)eventfd_write(s.ended, 1);
-        kvfs_leases_stop(s.leases);
-        kvfs_audit_free(&s);
         return 1;
     }
-    int r = serve(&s, warning);
+    int r = 1;
+    if ((s.leases && kvfs_leases_start(&s, &err)) ||
+        kvfs_scan(&s, warning, sizeof(warning), &err)) {
+        kvfs_audit_event(&s, NULL, "failed", kvfs_audit_why(&err));
+        (void)eventfd_write(s.ended, 1);
+        kvfs_audit_stop(&s);
+        kvfs_source_failed(&s, err.msg);
+    } else {
+        r = serve(&s, warning);
+    }
+    (void)eventfd_write(s.ended, 1);
+    (void)pthread_join(watcher, NULL);
     kvfs_chunks_stop(s.chunks);
     kvfs_audit_stop(&s);
     kvfs_leases_stop(s.leases);

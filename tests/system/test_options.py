@@ -36,6 +36,7 @@ PROBES = {
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
              "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
+             "guard", "exit-on-seal",  # test_seal
              "audit", "audit-log"}  # test_audit
 
 

@@ -299,8 +299,8 @@ def parse_openmetrics(text):
     return samples
 
 
-MEMBERS = {"version", "source", "mountpoint", "worker", "uptime", "state", "keys", "options",
-           "memory", "crypto", "counters", "manifests", "files", "failures"}
+MEMBERS = {"version", "source", "mountpoint", "worker", "uptime", "state", "keys", "leases", "guard",
+           "options", "memory", "crypto", "counters", "manifests", "files", "failures"}
 
 
 def test_status_directory(model):

@@ -528,8 +528,8 @@ Test(exchange, measurements_of_this_process)
     struct ct_err err = CT_ERR_INIT;
     char one[KX_HEX + 1];
     char two[KX_HEX + 1];
-    kx_autojson m = kc_measure(&err);
-    kx_autojson again = kc_measure(&err);
+    kx_autojson m = kc_measure("none", NULL, 0, &err);
+    kx_autojson again = kc_measure("none", NULL, 0, &err);
     cr_assert(m && again, "%s", err.msg);
     cr_assert_eq(kx_measurement_digest(m, one, &err), 0, "%s", err.msg);
     cr_assert_eq(kx_measurement_digest(again, two, &err), 0, "%s", err.msg);

@@ -1,0 +1,336 @@
+#!/usr/bin/env python3
+"""The guard at work on real mounts: what drifts seals, whoever is not admitted is refused, and what was
+given out is taken back."""
+import errno
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, write
+from kvfstest import KVFS, SECONDS, Checks, Mount, Skip, alive, kvfs, processes, run, wait_for
+
+checks = Checks()
+check = checks.check
+
+
+def outcome(action):
+    """An errno, 0 if it succeeded."""
+    try:
+        action()
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+class Holder:
+    """A process that has a file open, mapped and touched; asked for a read and a touch of each."""
+
+    def __init__(self, name, lock=False):
+        to_child, self.ask_fd = os.pipe()
+        self.answer_fd, from_child = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.ask_fd)
+            with open(name, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                size = len(mapped)
+                sum(mapped[at] for at in range(0, size, 4096))
+                if lock:
+                    libc_mlock(mapped, size)
+                os.write(from_child, b"r")
+                while os.read(to_child, 1):
+                    sink = os.open("/dev/null", os.O_WRONLY)
+                    reading, writing = os.pipe()
+                    codes = [outcome(lambda: os.pread(file.fileno(), 1, size // 2) or fail()),
+                             outcome(lambda: os.write(writing, memoryview(mapped)[:1])),
+                             outcome(lambda: os.write(writing, memoryview(mapped)[size // 2:][:1]))]
+                    for fd in (sink, reading, writing):
+                        os.close(fd)
+                    os.write(from_child, " ".join(map(str, codes)).encode().ljust(32))
+            os._exit(0)
+        os.close(to_child)
+        os.close(from_child)
+        assert os.read(self.answer_fd, 1) == b"r"
+
+    def ask(self):
+        os.write(self.ask_fd, b"?")
+        return list(map(int, os.read(self.answer_fd, 32).split()))
+
+    def end(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.ask_fd)
+        os.close(self.answer_fd)
+
+
+def fail():
+    raise OSError(errno.ENODATA, "end of file")
+
+
+def libc_mlock(mapped, size):
+    import ctypes  # pylint: disable=import-outside-toplevel
+    view = (ctypes.c_char * 1).from_buffer_copy(b"x")
+    del view
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mlockall(1)
+    del mapped, size
+
+
+def gone(holder):
+    return all(holder.ask())
+
+
+def model():
+    """A model with a shard of some MiB, encrypted."""
+    src = path("wide")
+    os.mkdir(src)
+    run(os.path.join(os.path.dirname(KVFS), "../../../packaging/make-model"), src, check=False)
+    names = [n for n in os.listdir(src) if n.endswith(".safetensors")]
+    if not names:
+        src = path("src")
+        names = [n for n in os.listdir(src) if n.endswith(".safetensors")]
+    out = fresh("sealable")
+    kvfs_tool("encrypt", src, "-o", out, "-k", OWNER, "-q")
+    return out, sorted(names)[0]
+
+
+def sealed_by(m, why, within=2.0):
+    """Waits until it is sealed, and looks whether the reason is told."""
+    status = wait_for(lambda: (s := m.status())["state"] == "sealed" and s, within, "the seal")
+    assert why in status["sealed"], status["sealed"]
+    return status
+
+
+def test_seal(source, shard):
+    for cache in ("page", "resident"):
+        with check(f"kvfs seal: descriptors, mappings, new opens, side files (cache={cache})"):
+            with Mount(source, keys=[READER], options=[f"cache={cache}"]) as m:
+                name = f"{m.path}/{shard}"
+                holders = [Holder(name), Holder(name, lock=True)]
+                assert not any(holders[0].ask()) and not any(holders[1].ask())
+                begin = time.monotonic()
+                kvfs("seal", m.path)
+                took = time.monotonic() - begin
+                for holder in holders:
+                    codes = holder.ask()
+                    assert codes[0] in (errno.EKEYREVOKED, errno.ENODATA), codes
+                    assert codes[1:] == [errno.EFAULT] * 2, codes
+                    holder.end()
+                assert outcome(lambda: read(name)) == errno.EKEYREVOKED
+                assert outcome(lambda: read(f"{m.path}/config.json")) == errno.EKEYREVOKED
+                assert os.listdir(m.path)  # names are no secret
+                status = m.status()
+                assert status["state"] == "sealed" and "kvfs seal" in status["sealed"], status
+                kvfs("seal", m.path)  # once is enough
+                checks.note(f"sealed in {took * 1000:.0f} ms")
+    with check("kvfs seal is for root and the owner of the mount"):
+        with Mount(source, keys=[READER], options=["umask=0"]) as m:
+            ran = run("setpriv", "--reuid=1234", "--clear-groups", KVFS, "seal", m.path)
+            assert ran.returncode == 1 and "not permitted" in ran.stderr, ran
+            assert m.status()["state"] == "serving"
+    with check("exit-on-seal: unmounted, and the exit code that was asked for"):
+        where = fresh("exits")
+        os.mkdir(where)
+        with subprocess.Popen([KVFS, "mount", source, where, "-f", "--key", READER,
+                               "--exit-on-seal=42"], stderr=subprocess.DEVNULL) as mount:
+            wait_for(lambda: os.path.exists(f"{where}/{shard}"), 10, "the mount")
+            holder = Holder(f"{where}/{shard}")
+            kvfs("seal", where, check=False)
+            assert mount.wait(10) == 42
+            assert gone(holder), holder.ask()
+            holder.end()
+            assert not os.listdir(where)
+
+
+def test_drift(source, shard):
+    def with_profile(name, text):
+        write(path(name), f"profile {name}\n{text}\n")
+        return path(name)
+
+    quick = with_profile("quick", "base drift\nperiod 100\ngap 1500")
+    with check("drift: something is mounted over a directory above the source"):
+        top = fresh("above")
+        os.makedirs(f"{top}/deep")
+        os.rename(source, f"{top}/deep/model")
+        try:
+            with Mount(f"{top}/deep/model", keys=[READER]) as m:
+                holder = Holder(f"{m.path}/{shard}")
+                begin = time.monotonic()
+                run("mount", "-t", "tmpfs", "none", f"{top}/deep", check=True)
+                wait_for(lambda: gone(holder), 1.0, "the seal")
+                checks.note(f"an event seals after {(time.monotonic() - begin) * 1000:.0f} ms")
+                run("umount", f"{top}/deep", check=True)
+                sealed_by(m, "mount-path")
+                assert "guard: mount-path" in read(m.log).decode() if m.log else True
+                holder.end()
+        finally:
+            os.rename(f"{top}/deep/model", source)
+    with check("drift: a process of ours is stopped"):
+        with Mount(source, keys=[READER], options=[f"guard={quick}"]) as m:
+            read(f"{m.path}/{shard}")
+            os.kill(m.keeper, signal.SIGSTOP)
+            os.kill(m.keeper, signal.SIGCONT)
+            os.kill(m.worker, signal.SIGSTOP)
+            time.sleep(0.3)
+            os.kill(m.worker, signal.SIGCONT)
+            sealed_by(m, "stopped")
+    with check("a guard that falls silent: the worker seals by itself"):
+        with Mount(source, keys=[READER], options=[f"guard={quick}"]) as m:
+            holder = Holder(f"{m.path}/{shard}")
+            os.kill(m.supervisor, signal.SIGSTOP)
+            try:
+                wait_for(lambda: gone(holder), 4, "the seal")
+            finally:
+                os.kill(m.supervisor, signal.SIGCONT)
+            sealed_by(m, "silent", 3)
+            holder.end()
+    with check("guard=off: nothing is looked at"):
+        with Mount(source, keys=[READER], options=["guard=off"]) as m:
+            os.kill(m.worker, signal.SIGSTOP)
+            time.sleep(0.3)
+            os.kill(m.worker, signal.SIGCONT)
+            assert m.status()["state"] == "serving" and m.status()["guard"]["profile"] == "none"
+
+
+def test_admission(source, shard):
+    def profile(name, text):
+        write(path(name), f"profile {name}\nbase drift\n{text}\n")
+        return path(name)
+
+    name_of = os.path.basename(sys.executable)
+    with check("admission by uid: EPERM, and why"):
+        which = profile("uids", "reader-uid require\nadmit uid 4321")
+        with Mount(source, keys=[READER], options=[f"guard={which}", "umask=0"]) as m:
+            assert outcome(lambda: read(f"{m.path}/{shard}")) == errno.EPERM
+            ran = run("setpriv", "--reuid=4321", "--clear-groups", "cat", f"{m.path}/{shard}",
+                      stdout=subprocess.DEVNULL) if False else run(
+                          "setpriv", "--reuid=4321", "--clear-groups", "sha256sum",
+                          f"{m.path}/{shard}")
+            assert ran.returncode == 0, ran
+            failures = m.status()["failures"]
+            assert any(f["error"] == "EPERM" and "not admitted" in f["message"] for f in failures), failures
+            assert os.listdir(m.path) and m.status()["guard"]["admits"]
+    with check("admission by program"):
+        which = profile("exes", "reader-exe require\nadmit exe /usr/bin/sha256sum")
+        with Mount(source, keys=[READER], options=[f"guard={which}"]) as m:
+            assert outcome(lambda: read(f"{m.path}/{shard}")) == errno.EPERM, name_of
+            assert run("sha256sum", f"{m.path}/{shard}").returncode == 0
+            assert run("cat", f"{m.path}/config.json").returncode == 1
+    with check("a reader that is traced after it was admitted: sealed"):
+        which = profile("traced", "tracer require reader\nperiod 100")
+        with Mount(source, keys=[READER], options=[f"guard={which}"]) as m:
+            holder = Holder(f"{m.path}/{shard}")
+            with subprocess.Popen(["strace", "-o", "/dev/null", "-p", str(holder.pid)],
+                                  stderr=subprocess.DEVNULL) as strace:
+                sealed_by(m, "tracer", 5)
+                strace.terminate()
+            holder.end()
+    with check("an open costs little more"):
+        which = profile("timed", "reader-uid require\nadmit uid 0")
+        for _ in range(3):
+            medians = []
+            for options in (["guard=off"], [f"guard={which}"]):
+                with Mount(source, keys=[READER], options=options) as m:
+                    times = []
+                    for _ in range(300):
+                        begin = time.perf_counter()
+                        os.close(os.open(f"{m.path}/config.json", os.O_RDONLY))
+                        times.append(time.perf_counter() - begin)
+                    medians.append(sorted(times)[len(times) // 2])
+            checks.note(f"an open: {medians[0] * 1e6:.0f} us, admitted {medians[1] * 1e6:.0f} us")
+            if medians[1] - medians[0] < 0.0005:
+                break
+        else:
+            raise AssertionError(medians)
+
+
+def test_strict(source):
+    with check("strict where it does not hold: no mount, and each reason with what to do"):
+        where = fresh("strict-here")
+        os.mkdir(where)
+        ran = kvfs("mount", source, where, "--key", READER, "--guard=strict", check=False)
+        assert ran.returncode == 1 and "guard: root-ro:" in ran.stderr, ran
+        assert "guard: capabilities:" in ran.stderr and not os.listdir(where)
+    with check("a profile that is none: usage"):
+        write(path("broken"), "profile broken\nno-such-check require\n")
+        for which in ("sometimes", path("broken"), path("nowhere/else")):
+            ran = kvfs("mount", source, where, "--key", READER, f"--guard={which}", check=False)
+            assert ran.returncode in (1, 2) and "guard" in ran.stderr, ran
+
+
+def test_quiet(source, shard):
+    with check("no false alarm: reading, mounts elsewhere, a warming mount, busy loops"):
+        other = fresh("elsewhere")
+        os.mkdir(other)
+        with Mount(source, keys=[READER], options=["warm", "cache=page"]) as m:
+            until = time.monotonic() + min(SECONDS, 5)
+            stop = threading.Event()
+            spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                        for _ in range(4)]
+            try:
+                while time.monotonic() < until and m.status()["state"] == "serving":
+                    run("mount", "-t", "tmpfs", "none", other, check=True)
+                    read(f"{m.path}/{shard}")
+                    run("umount", other, check=True)
+            finally:
+                stop.set()
+                for spinner in spinners:
+                    spinner.kill()
+                    spinner.wait()
+            assert m.status()["state"] == "serving", m.status()["sealed"]
+    with check("an idle guard costs next to nothing"):
+        with Mount(source, keys=[READER]) as m:
+            def spent():
+                with open(f"/proc/{m.supervisor}/stat", encoding="ascii") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            before = spent()
+            time.sleep(min(SECONDS, 5))
+            share = (spent() - before) / min(SECONDS, 5)
+            checks.note(f"an idle guard takes {share:.2%} of a processor")
+            assert share < 0.02, share
+
+
+def test_random(source, shard):
+    """Seals at random moments under load; the long form is the soak's."""
+    count = int(os.environ.get("KVFS_SEALS", "5"))
+    with check(f"{count} seals under load: each done in 5 s, no byte afterwards"):
+        longest = 0
+        for i in range(count):
+            with Mount(source, keys=[READER], options=["cache=page"]) as m:
+                name = f"{m.path}/{shard}"
+                readers = [subprocess.Popen(
+                    ["sh", "-c", f"while cat {name} > /dev/null 2>&1; do :; done; exit 0"])
+                    for _ in range(6)]
+                time.sleep(0.02 * (i % 10))
+                begin = time.monotonic()
+                kvfs("seal", m.path)
+                longest = max(longest, time.monotonic() - begin)
+                assert outcome(lambda: read(name)) == errno.EKEYREVOKED
+                for reader in readers:
+                    reader.wait(10)
+            assert not any(alive(pid) for pid in processes(m.path).values())
+        assert longest < 5, longest
+        checks.note(f"the longest took {longest * 1000:.0f} ms")
+
+
+def main():
+    prepare()
+    source, shard = model()
+    test_seal(source, shard)
+    test_drift(source, shard)
+    test_admission(source, shard)
+    test_strict(source)
+    test_quiet(source, shard)
+    test_random(source, shard)
+    return checks.finish()
+
+
+if os.geteuid() != 0:
+    checks.skip("seals", "root mounts and unmounts here")
+    sys.exit(checks.finish())
+sys.exit(main())
