@@ -113,6 +113,17 @@ def test_local(model):
             said = happened(path, "refusal", file=model.shard, code="EBADMSG")
             assert "tag" in said["detail"], said
         assert in_order(path).count("mount ") == 2
+    with check("kvfs seal, and a reader that is not admitted, are recorded"):
+        profile = fresh("profile")
+        with open(profile, "w", encoding="ascii") as file:
+            file.write("profile uids\nbase drift\nreader-uid require\nadmit uid 4321\n")
+        with model.mount(f"audit={path}", f"guard={profile}") as m:
+            assert outcome(model.shown(m)) == "EPERM"
+            said = happened(path, "refusal", file=model.shard, code="EPERM", uid=0)
+            assert "not admitted" in said["detail"], said
+            kvfs("seal", m.path)
+            assert "kvfs seal" in happened(path, "seal", code="EKEYREVOKED")["detail"]
+        assert in_order(path).count("mount ") == 3
     with check("--audit-log: the same lines in the log"):
         log, path = fresh("log"), fresh()
         with model.mount(f"audit={path}", "audit-log", f"log={log}") as m:
@@ -306,7 +317,7 @@ class World:
         with open(self.key, "w", encoding="ascii") as file:
             file.write(bob)
         alice.create("m")
-        server.admin("model", "set", "alice/m", "--profiles=none")
+        server.admin("model", "set", "alice/m", "--profiles=drift")
         server.admin("baseline", "add", "alice/m", kvfs("measure").stdout.strip())
         plain = fresh_dir()
         for shard in SHARDS:
@@ -391,12 +402,37 @@ def test_server(world):
             happened(path, "refusal", chain=lease, code="EKEYREVOKED")
             world.has(lease, "seal")
         assert same_chain(world, path, lease) == []
+    with check("drift: what the guard saw and the seal, in every chain, here and there, signed"):
+        top = fresh_dir()
+        shutil.copytree(world.source, f"{top}/deep/model")
+        with world.mount(f"audit={path}", source=f"{top}/deep/model") as m:
+            lease = lease_of(m)
+            chain = records(path, lease)[0]["mount"]
+            read_all(f"{m.path}/{SHARDS[0]}")
+            run("mount", "-t", "tmpfs", "none", f"{top}/deep", check=True)
+            for where in (lease, chain):
+                seen = happened(path, "drift", chain=where, by="supervisor")
+                sealed = happened(path, "seal", chain=where, code="EKEYREVOKED")
+                assert f"the guard: {seen['detail']}" == sealed["detail"], (seen, sealed)
+                assert "signed" not in seen
+            world.has(lease, "drift")
+            world.has(lease, "seal")
+        assert same_chain(world, path, lease) == []
+    with check("drift, and the mount ends by it (exit-on-seal): nothing is missing here or there"):
+        top = fresh_dir()
+        shutil.copytree(world.source, f"{top}/deep/model")
+        with world.mount(f"audit={path}", "exit-on-seal=42", source=f"{top}/deep/model") as m:
+            lease = lease_of(m)
+            run("mount", "-t", "tmpfs", "none", f"{top}/deep", check=True)
+            m.wait_gone(10)
+        assert {"drift", "seal", "end"} <= set(events(path, lease)), events(path, lease)
+        assert same_chain(world, path, lease) == []
     with check("a release that is refused: in the mount's chain, and in the server's own audit"):
         server.sql("UPDATE models SET profiles = 'strict'")
         with contextlib.suppress(AssertionError):
             world.mount(f"audit={path}").mount()
             raise RuntimeError("it was mounted")
-        server.sql("UPDATE models SET profiles = 'none'")
+        server.sql("UPDATE models SET profiles = 'drift'")
         refused = happened(path, "release-refused", model="alice/m")
         assert "profile_refused" in refused["detail"] and refused["code"] == "EACCES", refused
         assert any(row["code"] == "profile_refused" for row in server.audit()), server.audit()
