@@ -12,7 +12,8 @@
 /* ---- the policy ---- */
 
 /* The name of the model that a file belongs to: the path of its directory in the mount. */
-static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
+static json_t *input_of(const struct kvfs_serve *s, const char *path, unsigned uid,
+                        struct ct_err *err)
 {
     char shown[PATH_MAX + 1];
     char model[PATH_MAX];
@@ -20,8 +21,12 @@ static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
     (void)snprintf(model, sizeof(model), "%s", path);
     char *slash = strrchr(model, '/');
     *(slash ? slash : model) = '\0';
-    json_t *input = ct_policy_input(&(struct ct_policy_context){
-        .uid = uid, .unix_time = time(NULL), .path = shown, .model = model});
+    json_t *input = ct_policy_input(
+        &(struct ct_policy_context){.uid = uid,
+                                    .unix_time = time(NULL),
+                                    .path = shown,
+                                    .model = model,
+                                    .guard = s->guarded ? s->config.profile : NULL});
     if (!input) {
         ct_err_set(err, CT_POLICY, "no policy input can be made: the path is not UTF-8");
     }
@@ -40,7 +45,7 @@ static int ask_policy(struct kvfs_serve *s, const struct kvfs_node *node, const 
     }
     int r = 0;
     for (size_t i = 0; r == 0 && i < n; i++) {
-        json_t *input = input_of(paths[i], uid, err);
+        json_t *input = input_of(s, paths[i], uid, err);
         r = input ? ct_model_allow(m, input, err) : -1;
         json_decref(input);
     }
@@ -98,7 +103,7 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
 {
     struct ct_model *m = NULL;
     uint64_t header = f->measure.json_len;
-    json_t *input = input_of(path, uid, err);
+    json_t *input = input_of(s, path, uid, err);
     if (!input || parsing_begin(s, header, err)) {
         json_decref(input);
         ct_source_close(source);
