@@ -54,6 +54,7 @@ struct helper {
     struct ct_aead *aead;
     uint8_t *buf; /* a piece of ciphertext */
     ct_message_read_fn read;
+    ct_message_place_fn place;
     void *ctx;
 };
 
@@ -62,8 +63,10 @@ static int share_piece(struct ct_message *m, const struct helper *h, uint64_t in
 {
     uint64_t at = index * CT_PIECE;
     size_t n = m->len - at < CT_PIECE ? (size_t)(m->len - at) : CT_PIECE;
-    return h->read(h->ctx, at, h->buf, n, err) ||
-                   ct_piece_share(h->aead, m->iv, h->buf, n, &m->pieces[index], err)
+    uint8_t *place = h->place ? h->place(h->ctx, at) : NULL;
+    uint8_t *buf = place ? place : h->buf;
+    return h->read(h->ctx, at, buf, n, err) ||
+                   ct_piece_share(h->aead, m->iv, buf, n, &m->pieces[index], err)
                ? -1
                : 0;
 }
@@ -119,14 +122,19 @@ static enum state state_of(struct ct_message *m)
     return state;
 }
 
-static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
-                        struct ct_err *err)
+bool ct_message_is_settled(struct ct_message *m)
+{
+    return state_of(m) != UNKNOWN;
+}
+
+static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                        ct_message_place_fn place, void *ctx, struct ct_err *err)
 {
     uint8_t *buf = malloc(CT_PIECE); /* for ciphertext only */
     if (!buf) {
         return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
     }
-    const struct helper h = {a, buf, read, ctx};
+    const struct helper h = {a, buf, read, place, ctx};
     int r = 0;
     pthread_mutex_lock(&m->lock);
     while (r == 0 && m->state == UNKNOWN) {
@@ -140,11 +148,17 @@ static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err)
 {
+    return ct_message_authenticate_at(m, a, read, NULL, ctx, err);
+}
+
+int ct_message_authenticate_at(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                               ct_message_place_fn place, void *ctx, struct ct_err *err)
+{
     if (m->len > ct_aead_message_max(ct_aead_alg(a))) {
         /* Its counter would wrap. */
         return ct_err_set(err, CT_TAG, "a message of this length has no valid tag");
     }
-    if (state_of(m) == UNKNOWN && authenticate(m, a, read, ctx, err)) {
+    if (state_of(m) == UNKNOWN && authenticate(m, a, read, place, ctx, err)) {
         return -1;
     }
     return state_of(m) == GOOD ? 0 : ct_err_set(err, CT_TAG, "tag does not match");

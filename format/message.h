@@ -18,6 +18,9 @@ struct ct_message;
 typedef int (*ct_message_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
                                   struct ct_err *err);
 
+/* Where the piece at `offset` shall be read to, and stay; NULL: nowhere. */
+typedef uint8_t *(*ct_message_place_fn)(void *ctx, uint64_t offset);
+
 /* n > 0 bytes of ciphertext. `pieces` is room for ct_piece_count(n) of them, in secret memory
  * that is borrowed as long as the message lives. */
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
@@ -29,6 +32,13 @@ void ct_message_free(struct ct_message *m); /* NULL is allowed */
  * call's only. `a` is keyed with the message's DEK and is used by the caller's thread alone. */
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err);
+
+/* The same; `place` NULL: nowhere. What was placed is not touched again after success. Other
+ * callers may have read the rest elsewhere. */
+int ct_message_authenticate_at(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
+                               ct_message_place_fn place, void *ctx, struct ct_err *err);
+/* Whether that has an outcome already. */
+bool ct_message_is_settled(struct ct_message *m);
 
 /* Decrypts piece `index` (n bytes of ciphertext, as just read) in place. CT_TAG, with `buf` zeroed,
  * when it is not what was authenticated. Only after ct_message_authenticate() succeeded. */

@@ -121,9 +121,16 @@ static void give_aead(struct ct_model *m, struct ct_aead *a)
     ct_aead_free(a);
 }
 
+struct ct_load {
+    struct ct_model *m;
+    uint8_t *body;
+    atomic_uchar placed[]; /* for each piece of long messages: its ciphertext lies in the body */
+};
+
 /* One read of an extent. */
 struct reading {
     struct ct_model *m;
+    struct ct_load *load; /* or NULL */
     const struct extent *extent;
     uint8_t *buf;
     struct ct_aead *aead;
@@ -201,13 +208,28 @@ static int add_damage(struct reading *r, const struct tensor *t, const struct un
 
 struct message_source {
     struct ct_model *m;
-    uint64_t at; /* of the message in the source */
+    struct ct_load *load; /* or NULL */
+    uint64_t begin;       /* of the message in the body */
+    uint64_t first_piece;
 };
+
+static uint8_t *place_message(void *ctx, uint64_t offset)
+{
+    const struct message_source *s = ctx;
+    return s->load->body + s->begin + offset;
+}
 
 static int read_message(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
 {
     struct message_source *s = ctx;
-    return ct_source_read(s->m->source, buf, n, s->at + offset, &s->m->version, err);
+    if (ct_source_read(s->m->source, buf, n, s->m->body_at + s->begin + offset, &s->m->version,
+                       err)) {
+        return -1;
+    }
+    if (s->load) {
+        atomic_store(&s->load->placed[s->first_piece + offset / CT_PIECE], 1);
+    }
+    return 0;
 }
 
 static void unit_iv(const struct tensor *t, const struct unit *u, uint8_t iv[static CT_IV_LEN])
@@ -234,13 +256,20 @@ static struct ct_message *long_message(struct ct_model *m, const struct tensor *
     return found;
 }
 
+static uint64_t first_piece(const struct ct_model *m, const struct tensor *t, const struct unit *u)
+{
+    return m->longs[t->first_long + u->message].first_piece;
+}
+
 static int authenticate(struct reading *r, const struct tensor *t, const struct unit *u,
                         struct ct_message **out, struct ct_err *err)
 {
-    struct message_source source = {r->m, r->m->body_at + ct_message_begin(r->m, t, u)};
+    struct message_source source = {r->m, r->load, ct_message_begin(r->m, t, u),
+                                    first_piece(r->m, t, u)};
     *out = long_message(r->m, t, u, err);
     return *out && use_key(r, t, err) == 0
-               ? ct_message_authenticate(*out, r->aead, read_message, &source, err)
+               ? ct_message_authenticate_at(*out, r->aead, read_message,
+                                            r->load ? place_message : NULL, &source, err)
                : -1;
 }
 
@@ -329,27 +358,97 @@ static int check_source(const struct reading *r, struct ct_err *err)
                    : ct_source_check_data(m->source, &m->version, err);
 }
 
-int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
-                  struct ct_err *err)
+static int read_unit(struct reading *r, const struct tensor *t, const struct unit *u,
+                     struct ct_err *err)
 {
-    const struct extent *x = &m->extents[extent];
-    struct reading r = {.m = m, .extent = x, .buf = buf, .damages = damages};
+    struct ct_model *m = r->m;
+    return (u->is_long && atomic_load(&r->load->placed[first_piece(m, t, u) + u->piece])) ||
+                   ct_source_read(m->source, r->buf + (u->begin - r->extent->begin), u->len,
+                                  m->body_at + u->begin, &m->version, err) == 0
+               ? 0
+               : -1;
+}
+
+static int read_extent(struct reading *r, struct ct_err *err)
+{
+    const struct ct_model *m = r->m;
+    return r->load && m->long_count
+               ? for_units(r, read_unit, err)
+               : ct_source_read(m->source, r->buf, r->extent->len, m->body_at + r->extent->begin,
+                                &m->version, err);
+}
+
+static int read_all(struct reading *r, struct ct_err *err)
+{
+    struct ct_model *m = r->m;
+    const struct extent *x = r->extent;
     bool prepare = m->long_count || m->info.unauthenticated_bytes;
     /* The check before the read is for bare bytes, the one after it for all: a tag that fails
      * because the file was replaced is to be told as such. */
-    int failed = (prepare && for_units(&r, prepare_unit, err)) ||
-                 (r.bare && check_source(&r, err)) ||
-                 ct_source_read(m->source, buf, x->len, m->body_at + x->begin, &m->version, err) ||
-                 for_units(&r, finish_unit, err) || check_source(&r, err);
-    give_aead(m, r.aead);
+    int failed = (prepare && for_units(r, prepare_unit, err)) ||
+                 (r->bare && check_source(r, err)) || read_extent(r, err) ||
+                 for_units(r, finish_unit, err) || check_source(r, err);
+    give_aead(m, r->aead);
     /* What holds the plaintext now serves readers; a copy of the ciphertext only takes memory. */
     ct_source_done(m->source, m->body_at + x->begin, x->len);
     if (failed) {
-        memset(buf, 0, x->len);
-        ct_damages_free(damages);
+        memset(r->buf, 0, x->len);
+        ct_damages_free(r->damages);
         return -1;
     }
     return 0;
+}
+
+/* NOLINTNEXTLINE(readability-non-const-parameter): written to by way of the reading */
+int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
+                  struct ct_err *err)
+{
+    struct reading r = {.m = m, .extent = &m->extents[extent], .buf = buf, .damages = damages};
+    return read_all(&r, err);
+}
+
+struct ct_load *ct_load_new(struct ct_model *m, uint8_t *body, struct ct_err *err)
+{
+    struct ct_load *l = calloc(1, sizeof(*l) + m->piece_count);
+    if (!l) {
+        ct_err_set(err, CT_NOMEM, "no memory to load a model");
+        return NULL;
+    }
+    l->m = m;
+    l->body = body;
+    return l;
+}
+
+void ct_load_free(struct ct_load *l)
+{
+    free(l);
+}
+
+int ct_load_read(struct ct_load *l, uint32_t extent, struct ct_damages *damages, struct ct_err *err)
+{
+    const struct extent *x = &l->m->extents[extent];
+    struct reading r = {
+        .m = l->m, .load = l, .extent = x, .buf = l->body + x->begin, .damages = damages};
+    return read_all(&r, err);
+}
+
+uint32_t ct_model_pending(struct ct_model *m, uint32_t extent)
+{
+    const struct extent *x = &m->extents[extent];
+    const struct tensor *t = &m->tensors[x->tensor];
+    struct unit u;
+    ct_unit_at(m, t, x->begin, &u);
+    if (!u.is_long) {
+        return 0;
+    }
+    pthread_mutex_lock(&m->lock);
+    struct ct_message *message = m->longs[t->first_long + u.message].message;
+    pthread_mutex_unlock(&m->lock);
+    if (message && ct_message_is_settled(message)) {
+        return 0;
+    }
+    uint64_t end = ct_message_begin(m, t, &u) + ct_message_len(m, t, &u);
+    return ct_model_extent_at(m, end - 1) - extent;
 }
 
 void ct_model_fetch(struct ct_model *m, uint32_t extent)

@@ -83,6 +83,24 @@ void ct_damages_free(struct ct_damages *d);
 int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                   struct ct_err *err);
 
+/*
+ * Reading all extents into one buffer of the body's length, each once, by as many threads as there
+ * are. Long messages are read from the source once: their ciphertext stays in the buffer while the
+ * whole message is authenticated, and is decrypted there. Nobody else may see the buffer before all
+ * extents have been read without damage.
+ */
+struct ct_load;
+struct ct_load *ct_load_new(struct ct_model *m, uint8_t *body,
+                            struct ct_err *err); /* borrows both */
+void ct_load_free(struct ct_load *l);            /* NULL is allowed */
+/* As ct_model_read(). */
+int ct_load_read(struct ct_load *l, uint32_t extent, struct ct_damages *damages,
+                 struct ct_err *err);
+
+/* 0 unless reading an extent begins with authenticating a long message. Then threads that read
+ * other extents of it at the same time help: how many of them follow. */
+uint32_t ct_model_pending(struct ct_model *m, uint32_t extent);
+
 /* Has the source bring an extent's bytes near, and waits for it: for threads of their own, ahead of
  * ct_model_read(). */
 void ct_model_fetch(struct ct_model *m, uint32_t extent);

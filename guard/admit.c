@@ -233,7 +233,8 @@ static pid_t process_of(const struct guard *g, pid_t tid)
 
 static bool is_own(const struct guard *g, pid_t pid)
 {
-    bool own = pid == g->self->pid;
+    bool own =
+        pid == g->self->pid || (g->tool && g->tool->pid == pid && guard_subject_alive(g->tool));
     for (size_t i = 0; i < g->mate_count; i++) {
         own = own || (g->mates[i]->pid == pid && guard_subject_alive(g->mates[i]));
     }
@@ -354,22 +355,12 @@ static int admit_unseen(struct guard *g, struct guard_report *report)
     return report->count == 0;
 }
 
-static bool judges_readers(const struct guard *g)
-{
-    for (int i = 0; i < GUARD_IDS; i++) {
-        if (g->profile->level[i][GUARD_READER]) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int guard_admit(struct guard *g, pid_t tid, struct guard_report *report, struct ct_err *err)
 {
     int64_t began = guard_now_ns();
     struct ct_err why = CT_ERR_INIT;
     memset(report, 0, sizeof(*report));
-    if (!judges_readers(g)) {
+    if (!guard_profile_judges_readers(g->profile)) {
         return 1;
     }
     pid_t pid = process_of(g, tid);

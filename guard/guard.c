@@ -78,6 +78,7 @@ void guard_free(struct guard *g)
         return;
     }
     guard_subject_free(g->self);
+    guard_subject_free(g->tool);
     for (size_t i = 0; i < g->mate_count; i++) {
         guard_subject_free(g->mates[i]);
     }
@@ -143,6 +144,17 @@ int guard_add_own(struct guard *g, pid_t pid, struct ct_err *err)
         return ct_err_wrap(err, "guard");
     }
     g->mates[g->mate_count++] = s;
+    return 0;
+}
+
+int guard_add_tool(struct guard *g, pid_t pid, struct ct_err *err)
+{
+    struct guard_subject *s = guard_subject_open(g, pid, GUARD_MATE, err);
+    if (!s) {
+        return ct_err_wrap(err, "guard");
+    }
+    guard_subject_free(g->tool);
+    g->tool = s;
     return 0;
 }
 

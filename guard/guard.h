@@ -90,6 +90,9 @@ int guard_mounted(struct guard *g, dev_t device, struct ct_err *err);
  * without being a reader. */
 int guard_add_own(struct guard *g, pid_t pid, struct ct_err *err);
 
+/* A process of ours that only reads the mount, such as `kvfs warm`: no reader, and not judged. */
+int guard_add_tool(struct guard *g, pid_t pid, struct ct_err *err);
+
 /* Becomes readable (POLLIN) when a mount table of ours or of a reader was touched: run
  * guard_check() with GUARD_WOKEN. It tells once: polling it is what takes the event. */
 int guard_pollfd(const struct guard *g);

@@ -28,6 +28,7 @@ struct guard {
     struct guard_subject *self;
     struct guard_subject *mates[GUARD_MATES_MAX];
     size_t mate_count;
+    struct guard_subject *tool; /* the latest one; or NULL */
     struct guard_subject **readers;
     size_t reader_count, reader_cap;
     int64_t last_ns; /* CLOCK_BOOTTIME at the end of the last run */

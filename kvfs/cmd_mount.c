@@ -61,6 +61,10 @@ static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_k
     if (kvfs_options_complete(o, err)) {
         return -1;
     }
+    if (o->warm && *o->config.mounter) {
+        return ct_err_set(err, CT_USAGE,
+                          "option warm: with a mounter, run kvfs warm where the mount can be seen");
+    }
     ct_log_set_level((enum ct_level)o->config.log_level);
     job->source_fd = kvfs_place_source(&o->config, err);
     if (job->source_fd < 0 || kvfs_place_mountpoint(&o->config, o->nonempty, err) ||

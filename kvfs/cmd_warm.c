@@ -90,18 +90,24 @@ static const struct argp argp = {
 
 /* ---- progress of an open ---- */
 
+/* NULL if the mount says nothing, with an error unless it is what was said that can't be read. */
+static json_t *status_of(const struct warm *w, struct ct_err *err)
+{
+    ct_autobuf text = {0};
+    ct_autofd fd = kvfs_mount_open(w->mount, "status.json", err);
+    if (fd < 0 || ct_read_fd(fd, STATUS_MAX, &text, err)) {
+        return NULL;
+    }
+    return json_loadb((char *)text.data, text.len, 0, NULL);
+}
+
 /* How much of the file that is being opened is decrypted. */
 static uint64_t opened_so_far(const struct warm *w, const char *path)
 {
-    ct_autobuf text = {0};
-    ct_autofd fd = kvfs_mount_open(w->mount, "status.json", NULL);
     uint64_t done = 0;
     size_t i = 0;
     const json_t *f = NULL;
-    if (fd < 0 || ct_read_fd(fd, STATUS_MAX, &text, NULL)) {
-        return 0;
-    }
-    json_t *status = json_loadb((char *)text.data, text.len, 0, NULL);
+    json_t *status = status_of(w, NULL);
     json_array_foreach(json_object_get(status, "files"), i, f)
     {
         const char *name = json_string_value(json_array_get(json_object_get(f, "paths"), 0));
@@ -245,11 +251,25 @@ static int warm_all(struct warm *w, struct ct_err *err)
     return rc;
 }
 
+/* Is it a mount of kvfs, and does it keep what is read? */
+static int check_mount(const struct warm *w, struct ct_err *err)
+{
+    *err = (struct ct_err)CT_ERR_INIT;
+    json_t *status = status_of(w, err);
+    const char *cache =
+        json_string_value(json_object_get(json_object_get(status, "options"), "cache"));
+    bool keeps = !cache || strcmp(cache, "direct") != 0;
+    json_decref(status);
+    return err->code ? -1
+           : keeps   ? 0
+                     : ct_err_set(err, CT_UNSUPPORTED,
+                                  "%s is mounted with cache=direct: it keeps nothing", w->mount);
+}
+
 static int find_files(struct warm *w, struct ct_err *err)
 {
     unsigned found = 0;
-    ct_autofd fd = kvfs_mount_open(w->mount, "status.json", err); /* is it a mount of kvfs? */
-    if (fd < 0 || kvfs_walk_dir(w->mount, NULL, NULL, &w->all, err)) {
+    if (check_mount(w, err) || kvfs_walk_dir(w->mount, NULL, NULL, &w->all, err)) {
         return -1;
     }
     for (size_t i = 0; i < w->all.count; i++) {

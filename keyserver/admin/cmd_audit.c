@@ -22,6 +22,10 @@ int ks_cmd_audit_verify(struct ks_admin *a, struct ct_err *err)
     int r = 0;
     json_int_t leases = 0;
     json_int_t wrong = 0;
+    ks_rollback(a->ctx.db); /* it only reads, and all of one moment */
+    if (ks_begin(a->ctx.db, KS_READ, err)) {
+        return -1;
+    }
     ks_autorows rows = ks_query(a->ctx.db, err,
                                 "SELECT id FROM leases WHERE audit_count > 0 ORDER BY created", "");
     while (rows && (r = ks_next(rows, err)) == 1) {

@@ -70,7 +70,7 @@ static int read_options(const struct ks_admin *a, struct ks_options *opt, struct
         return -1;
     }
     opt->workers = workers ? (unsigned)workers : 1;
-    opt->bulk_workers = 2;
+    opt->bulk_workers = opt->workers > 4 ? opt->workers / 2 : 2;
     opt->max_upload = (size_t)upload * KS_MIB;
     return read_listen(ks_option(a, "listen", ""), opt, err);
 }

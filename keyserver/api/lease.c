@@ -128,6 +128,8 @@ int ks_get_wait(struct ks_request *r, struct ct_err *err)
     if (rc) {
         return rc;
     }
+    ks_copy(r->waits_for[0], KS_ID + 1, l.id);
+    ks_copy(r->waits_for[1], KS_ID + 1, m.id);
     const char *state = ks_lease_state(&l, ks_now());
     if (strcmp(state, "active") == 0 && m.generation == generation &&
         due(r, &l, timeout) > ks_monotonic_ns() && !atomic_load(&r->server->stopping)) {
@@ -166,7 +168,7 @@ int ks_post_end(struct ks_request *r, struct ct_err *err)
         (ks_exec(r->ctx.db, err,
                  "UPDATE leases SET ended = $2, reason = 'given back' WHERE id = $1", "si", l.id,
                  ks_now()) < 0 ||
-         ks_touch(&r->ctx, err) || ks_record(r, "lease-ended", NULL, err))) {
+         ks_touch(&r->ctx, l.id, err) || ks_record(r, "lease-ended", NULL, err))) {
         return -1;
     }
     r->data = json_pack("{s:s}", "state", "ended");

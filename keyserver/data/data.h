@@ -26,8 +26,8 @@ struct ks_ctx {
 
 int64_t ks_now(void); /* seconds since the epoch */
 void ks_rfc3339(int64_t when, char out[static 32]);
-/* Tells all replicas that a lease or a generation changed. */
-int ks_touch(struct ks_ctx *c, struct ct_err *err);
+/* Tells all servers that a lease or a generation changed: the id of the lease or model, or "*". */
+int ks_touch(struct ks_ctx *c, const char *subject, struct ct_err *err);
 
 /* ---- users.c ---- */
 

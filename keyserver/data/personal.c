@@ -1,5 +1,4 @@
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "keyserver/data/data.h"
@@ -10,7 +9,7 @@
  * transaction and written in batches; of two that make the same header at once the first one
  * counts. What is half made is never given out: the one who asks counts them (api/keys.c).
  */
-enum { TRIES = 10, BATCH = 64, BATCH_BYTES = 16 << 20 };
+enum { TRIES = 10, BATCH = 64, BATCH_BYTES = 16 << 20, PATH_LEN = 255 };
 
 struct person {
     struct ks_keys from, to;
@@ -48,7 +47,7 @@ static int person_make(struct ks_ctx *c, const struct ks_model *m, const char *s
 /* ---- one batch ---- */
 
 struct made {
-    char *path;
+    char path[PATH_LEN + 1];
     char sha256[KX_HEX + 1];
     struct ct_buf header;
 };
@@ -64,7 +63,6 @@ struct batch {
 static void batch_clear(struct batch *b)
 {
     for (size_t i = 0; i < b->count; i++) {
-        free(b->items[i].path);
         ct_buf_free(&b->items[i].header);
     }
     b->count = b->bytes = 0;
@@ -75,10 +73,8 @@ static int make_one(struct batch *b, struct person *p, const char *path, struct 
     size_t n = 0;
     ks_autorows row = NULL;
     struct made *m = &b->items[b->count++];
-    *m = (struct made){.path = strdup(path)};
-    if (!m->path) {
-        return ct_err_set(err, CT_NOMEM, "no memory for a header");
-    }
+    *m = (struct made){0};
+    ks_copy(m->path, sizeof(m->path), path);
     int r = ks_one(b->c->db, &row, err,
                    "SELECT header FROM files WHERE model_id = $1 AND generation = $2 AND path = $3",
                    "sis", b->model_id, b->generation, path);
@@ -206,11 +202,9 @@ static int find_stale(struct ks_ctx *c, struct stale *out, struct ct_err *err)
     ks_autorows rows = ks_query(
         c->db, err,
         "SELECT a.id, a.below FROM (SELECT s.id AS id, CASE WHEN s.ended = 0 AND m.generation > 0"
-        " THEN m.generation ELSE m.last_generation + 1 END AS below FROM subscriptions s JOIN "
-        "models"
-        " m ON m.id = s.model_id) a WHERE EXISTS (SELECT 1 FROM personal p WHERE p.subscription_id "
-        "="
-        " a.id AND p.generation < a.below) LIMIT $1",
+        " THEN m.generation ELSE m.last_generation + 1 END AS below FROM subscriptions s"
+        " JOIN models m ON m.id = s.model_id) a WHERE EXISTS (SELECT 1 FROM personal p WHERE"
+        " p.subscription_id = a.id AND p.generation < a.below) LIMIT $1",
         "i", (int64_t)SWEEP);
     while (rows && n < SWEEP && (r = ks_next(rows, err)) == 1) {
         ks_copy(out[n].id, sizeof(out[n].id), ks_text(rows, 0));

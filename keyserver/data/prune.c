@@ -86,6 +86,11 @@ static int64_t prune_events(struct pruning *p, struct ct_err *err)
 static int cut_chain(struct pruning *p, const char *lease, int64_t last, struct ct_err *err)
 {
     char head[KX_HEX + 1] = "";
+    /* The lease's row first, so that no records come meanwhile. */
+    if (ks_exec(p->c->db, err, "UPDATE leases SET audit_pruned = audit_pruned WHERE id = $1", "s",
+                lease) < 0) {
+        return -1;
+    }
     if (ks_chain_check(p->c, lease, last, head, err)) {
         if (err->code == CT_REJECTED) { /* evidence of something: it stays */
             ct_log(CT_LOG_ERROR, "%s; they are kept", err->msg);
@@ -214,7 +219,7 @@ static int until_done(struct pruning *p, int64_t (*some)(struct pruning *p, stru
         if (ks_begin(p->c->db, KS_WRITE, err)) {
             return -1;
         }
-        n = some(p, err);
+        n = ks_alone(p->c->db, err) ? -1 : some(p, err);
         if (n < 0) {
             ks_rollback(p->c->db);
             return -1;

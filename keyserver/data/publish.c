@@ -148,7 +148,7 @@ static int switch_over(struct attempt *a, struct ct_err *err)
                    ks_exec(db, err,
                            "UPDATE models SET generation = $2, last_generation = $2 WHERE id = $1",
                            "si", a->model.id, a->number) < 0 ||
-                   remove_old(a, err) || ks_touch(a->c, err)
+                   remove_old(a, err) || ks_touch(a->c, a->model.id, err)
                ? -1
                : 0;
 }

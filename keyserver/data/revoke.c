@@ -31,7 +31,7 @@ int ks_revoke(struct ks_ctx *c, enum ks_what what, const char *id, const char *r
         }
     }
     *leases = ks_exec(c->db, err, kinds[what].leases, "sis", id, now, reason);
-    if (*leases < 0 || ks_touch(c, err)) {
+    if (*leases < 0 || ks_touch(c, what == KS_LEASE_ID || what == KS_MODEL_ID ? id : "*", err)) {
         return -1;
     }
     return ended == 0 && *leases == 0 ? 1 : 0;

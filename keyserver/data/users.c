@@ -19,9 +19,13 @@ void ks_rfc3339(int64_t when, char out[static 32])
     }
 }
 
-int ks_touch(struct ks_ctx *c, struct ct_err *err)
+int ks_touch(struct ks_ctx *c, const char *subject, struct ct_err *err)
 {
-    return ks_exec(c->db, err, "UPDATE changes SET counter = counter + 1 WHERE one = 1", "") < 0
+    return ks_exec(c->db, err, "UPDATE changes SET counter = counter + 1 WHERE one = 1", "") < 0 ||
+                   ks_exec(c->db, err,
+                           "INSERT INTO changed (number, subject) SELECT counter, $1 FROM changes"
+                           " WHERE one = 1",
+                           "s", subject) < 0
                ? -1
                : 0;
 }

@@ -7,7 +7,9 @@
 #include "format/base/log.h"
 #include "keyserver/http/upkeep.h"
 
-enum { WORKERS_MAX = 64, QUEUE_MAX = 4096, TICK_MS = 100 };
+enum { WORKERS_MAX = 64, TICK_MS = 100 };
+
+static const size_t queue_max[2] = {4096, 1024};
 
 struct queue {
     struct ks_request *first, **last;
@@ -21,7 +23,7 @@ struct ks_lanes {
     pthread_cond_t work[2], idle;
     struct queue queues[2]; /* exchanges; what may take long */
     struct queue waiting;
-    size_t queued, under_way;
+    size_t queued[2], under_way;
     bool ending;
 
     pthread_t threads[WORKERS_MAX + 2];
@@ -53,16 +55,23 @@ static struct ks_request *take(struct queue *q)
     return r;
 }
 
+/* With the lock held; false when too many wait. */
+static bool enqueue(struct ks_lanes *l, int lane, struct ks_request *r)
+{
+    if (l->queued[lane] >= queue_max[lane] || l->ending) {
+        return false;
+    }
+    put(&l->queues[lane], r);
+    l->queued[lane]++;
+    pthread_cond_signal(&l->work[lane]);
+    return true;
+}
+
 bool ks_lanes_submit(struct ks_lanes *l, struct ks_request *r)
 {
     int lane = r->route->flags & KS_ROUTE_BULK ? 1 : 0;
     pthread_mutex_lock(&l->lock);
-    bool room = l->queued < QUEUE_MAX && !l->ending;
-    if (room) {
-        put(&l->queues[lane], r);
-        l->queued++;
-        pthread_cond_signal(&l->work[lane]);
-    }
+    bool room = enqueue(l, lane, r);
     pthread_mutex_unlock(&l->lock);
     return room;
 }
@@ -71,14 +80,14 @@ static void finish(struct ks_lanes *l, struct ks_request *r)
 {
     pthread_mutex_lock(&l->lock);
     bool waits = r->wait_until_ns && !atomic_load(&l->server->stopping);
-    if (waits) {
+    if (r->prepare) {
+        waits = enqueue(l, 1, r);
+    } else if (waits) {
         put(&l->waiting, r);
     }
-    if (r->prepare) {
-        put(&l->queues[1], r);
-        l->queued++;
-        pthread_cond_signal(&l->work[1]);
-        waits = true;
+    if (r->prepare && !waits) {
+        r->prepare = NULL;
+        (void)ks_refuse(r, KS_BUSY, NULL);
     }
     l->under_way--;
     pthread_cond_broadcast(&l->idle);
@@ -99,7 +108,7 @@ static void *work(void *arg)
             pthread_cond_wait(&l->work[w->lane], &l->lock);
             continue;
         }
-        l->queued--;
+        l->queued[w->lane]--;
         l->under_way++;
         pthread_mutex_unlock(&l->lock);
         ks_dispatch(r, w->db);
@@ -113,7 +122,7 @@ static void *work(void *arg)
 }
 
 /* Those that something changed for, or whose time is over. */
-static void wake(struct ks_lanes *l, int64_t changes)
+static void wake(struct ks_lanes *l, const struct ks_changes *changes)
 {
     struct queue all = {0};
     const int64_t now = ks_monotonic_ns();
@@ -126,35 +135,46 @@ static void wake(struct ks_lanes *l, int64_t changes)
         all.last = &all.first;
     }
     while ((r = take(&all))) {
-        bool due = stopping || r->wait_until_ns <= now || r->changes != changes;
+        bool due = stopping || r->wait_until_ns <= now || ks_changes_concern(changes, r);
+        /* One that came after the changes were asked for, and had seen less, has its turn later. */
+        if (r->changes >= changes->since && r->changes < changes->counter) {
+            r->changes = changes->counter;
+        }
         put(due ? &l->queues[0] : &l->waiting, r);
         if (due) {
-            l->queued++;
+            l->queued[0]++;
             pthread_cond_signal(&l->work[0]);
         }
     }
     pthread_mutex_unlock(&l->lock);
 }
 
-static bool anybody_waits(struct ks_lanes *l)
+/* The oldest counter that one of those who wait saw; -1 when nobody waits. */
+static int64_t oldest_seen(struct ks_lanes *l)
 {
+    int64_t oldest = -1;
     pthread_mutex_lock(&l->lock);
-    bool yes = l->waiting.first != NULL;
+    for (const struct ks_request *r = l->waiting.first; r; r = r->next) {
+        oldest = oldest < 0 || r->changes < oldest ? r->changes : oldest;
+    }
     pthread_mutex_unlock(&l->lock);
-    return yes;
+    return oldest;
 }
 
 static void *tick(void *arg)
 {
     struct worker *w = arg;
     struct ks_lanes *l = w->lanes;
+    struct ks_changes changes;
     const struct timespec pause = {0, TICK_MS * 1000000L};
     pthread_mutex_lock(&l->lock);
     while (!l->ending) {
         pthread_mutex_unlock(&l->lock);
         nanosleep(&pause, NULL);
-        if (anybody_waits(l)) {
-            wake(l, ks_upkeep_changes(w->db));
+        const int64_t since = oldest_seen(l);
+        if (since >= 0) {
+            ks_upkeep_changes(w->db, since, &changes);
+            wake(l, &changes);
         }
         pthread_mutex_lock(&l->lock);
     }
@@ -245,7 +265,7 @@ static void wait_idle(struct ks_lanes *l, unsigned seconds)
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += seconds;
-    while ((l->under_way || l->queued || l->waiting.first) &&
+    while ((l->under_way || l->queued[0] || l->queued[1] || l->waiting.first) &&
            pthread_cond_timedwait(&l->idle, &l->lock, &until) != ETIMEDOUT) {
     }
 }

@@ -70,7 +70,9 @@ struct ks_request {
     const char *typ; /* with payload: what data is to have, signed */
     json_t *payload;
     bool keep;
-    int64_t changes; /* with wait_until_ns: the counter of changes that it saw */
+    int64_t
+        changes; /* with wait_until_ns: the counter of changes that it saw, and what it is for */
+    char waits_for[2][KS_ID + 1];
     int64_t
         wait_until_ns; /* CLOCK_MONOTONIC; not 0: run it again when something changed, or then */
     char audit_user[KS_NAME_LEN + 1], audit_model[2 * KS_NAME_LEN + 2], audit_lease[KS_ID + 1];

@@ -1,22 +1,54 @@
 #include "keyserver/http/upkeep.h"
 
+#include <string.h>
+
 #include "format/base/log.h"
 
 enum { CLEAN_EVERY = 30, SWEEPS = 20, PRUNE_EVERY = 60, DAY = 86400 };
 
-int64_t ks_upkeep_changes(struct ks_db *db)
+static int read_changes(struct ks_db *db, int64_t since, struct ks_changes *out, struct ct_err *err)
 {
-    struct ct_err err = CT_ERR_INIT;
-    ks_autorows rows = NULL;
-    if (ks_begin(db, KS_READ, &err)) {
+    ks_autorows counter = NULL;
+    if (ks_one(db, &counter, err, "SELECT counter FROM changes WHERE one = 1", "") != 1) {
         return -1;
     }
-    int r = ks_one(db, &rows, &err, "SELECT counter FROM changes WHERE one = 1", "");
-    int64_t counter = r == 1 ? ks_int(rows, 0) : -1;
-    ks_rows_free(rows);
-    rows = NULL;
+    out->counter = ks_int(counter, 0);
+    if (out->counter == since) {
+        return 0;
+    }
+    int r = 0;
+    ks_autorows rows = ks_query(db, err,
+                                "SELECT number, subject FROM changed WHERE number > $1 ORDER BY"
+                                " number LIMIT $2",
+                                "ii", since, (int64_t)KS_CHANGES_MAX);
+    while (rows && out->count < KS_CHANGES_MAX && (r = ks_next(rows, err)) == 1) {
+        out->list[out->count].number = ks_int(rows, 0);
+        ks_copy(out->list[out->count++].subject, KS_ID + 1, ks_text(rows, 1));
+    }
+    out->all = (int64_t)out->count != out->counter - since;
+    return !rows || r < 0 ? -1 : 0;
+}
+
+void ks_upkeep_changes(struct ks_db *db, int64_t since, struct ks_changes *out)
+{
+    struct ct_err err = CT_ERR_INIT;
+    *out = (struct ks_changes){.since = since, .counter = since};
+    int r = ks_begin(db, KS_READ, &err);
+    out->all = (r ? r : read_changes(db, since, out, &err)) != 0 || out->all;
     ks_rollback(db);
-    return counter;
+}
+
+bool ks_changes_concern(const struct ks_changes *c, const struct ks_request *r)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        const char *subject = c->list[i].subject;
+        if (c->list[i].number > r->changes &&
+            (*subject == '*' || strcmp(subject, r->waits_for[0]) == 0 ||
+             strcmp(subject, r->waits_for[1]) == 0)) {
+            return true;
+        }
+    }
+    return c->all;
 }
 
 static int clean(struct ks_ctx *c, struct ct_err *err)
@@ -27,6 +59,10 @@ static int clean(struct ks_ctx *c, struct ct_err *err)
                        0 ||
                    ks_exec(c->db, err, "DELETE FROM sessions WHERE refresh_expires < $1", "i",
                            now) < 0 ||
+                   ks_exec(c->db, err,
+                           "DELETE FROM changed WHERE number < (SELECT counter FROM changes WHERE"
+                           " one = 1) - 256",
+                           "") < 0 ||
                    ks_exec(c->db, err,
                            "DELETE FROM secrets WHERE kind = 'server-key' AND expires < $1", "i",
                            now - 600) < 0

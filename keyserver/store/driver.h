@@ -30,7 +30,7 @@ struct ks_driver {
     void (*rows_free)(struct ks_rows *rows);
     void (*close)(struct ks_db *db);
     /* What the dialects call differently. */
-    const char *bytes, *serial, *lock; /* lock: keeps other migrations waiting */
+    const char *bytes, *serial, *lock; /* lock: ks_alone() */
 };
 
 struct ks_db { /* the first member of a driver's own */

@@ -106,6 +106,8 @@ static const char *const version_2[] = {
     /* Found by model and user, ended or not. */
     "CREATE INDEX subscriptions_of ON subscriptions (model_id, user_id)",
     "ALTER TABLE models DROP COLUMN pending",
+    /* What each step of the counter was for: id of a lease or model, or * for anything. */
+    "CREATE TABLE changed (number BIGINT PRIMARY KEY, subject TEXT NOT NULL)",
     /* Where a lease's chain of records was cut: number of the last that went, digest after it. */
     "ALTER TABLE leases ADD COLUMN audit_pruned BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE leases ADD COLUMN audit_pruned_head TEXT NOT NULL DEFAULT ''",
@@ -153,7 +155,7 @@ static int newer(int64_t version, struct ct_err *err)
 static int migrate(struct ks_db *db, struct ct_err *err)
 {
     /* The lock keeps a second migration waiting. */
-    if (ks_exec(db, err, db->driver->lock, "") < 0 ||
+    if (ks_alone(db, err) ||
         ks_exec(db, err, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)",
                 "") < 0) {
         return -1;

@@ -1,19 +1,44 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "format/base/file.h"
 #include "keyserver/store/driver.h"
 
 /* Prepared statements are kept in a table, found by the address of their text (a literal mostly).
  */
 enum { CACHE = 128, BUSY_MS = 5000 };
 
+/*
+ * What all connections of this process to one file share. Writers queue for `writer`: SQLite's own
+ * waiting is sleep and chance. A commit is on the disk when the log has been synced after it; those
+ * that end while somebody syncs share the next time. So SQLite itself syncs with checkpoints only.
+ */
+struct shared {
+    char *log; /* path of the write-ahead log */
+    unsigned users;
+    struct shared *next;
+    pthread_mutex_t writer;
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t change;
+    bool syncing;
+    uint64_t committed, synced, lost; /* numbers of commits; up to `lost` a sync failed */
+};
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shared *all;
+
 struct sqlite_db {
     struct ks_db db;
     sqlite3 *handle;
+    struct shared *shared;
     bool writing;
+    int64_t changes; /* of this connection before the transaction */
     struct cached {
         sqlite3_stmt *stmt;
         bool used;
@@ -26,9 +51,6 @@ struct sqlite_rows {
     struct cached *slot; /* NULL: not cached */
     sqlite3_stmt *stmt;
 };
-
-/* Writers of one process queue here: SQLite's own waiting is sleep and chance. */
-static pthread_mutex_t writer = PTHREAD_MUTEX_INITIALIZER;
 
 static int failed(struct sqlite_db *db, int rc, struct ct_err *err)
 {
@@ -211,8 +233,43 @@ static void stop_writing(struct sqlite_db *db)
 {
     if (db->writing) {
         db->writing = false;
-        pthread_mutex_unlock(&writer);
+        pthread_mutex_unlock(&db->shared->writer);
     }
+}
+
+/* SQLite holds no locks on the log, which closing a descriptor would take away. */
+static int sync_log(const struct shared *s, struct ct_err *err)
+{
+    ct_autofd fd = open(s->log, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && fdatasync(fd) == 0 ? 0
+                                         : ct_err_sys(err, errno, "the database cannot be written");
+}
+
+/* An error is told once by the kernel, and holds for all that were waiting for the same sync. */
+static int wait_synced(struct shared *s, struct ct_err *err)
+{
+    int r = 0;
+    pthread_mutex_lock(&s->lock);
+    const uint64_t mine = ++s->committed;
+    while (s->synced < mine && s->lost < mine) {
+        if (s->syncing) {
+            pthread_cond_wait(&s->change, &s->lock);
+            continue;
+        }
+        const uint64_t upto = s->committed;
+        s->syncing = true;
+        pthread_mutex_unlock(&s->lock);
+        r = sync_log(s, err);
+        pthread_mutex_lock(&s->lock);
+        s->syncing = false;
+        *(r ? &s->lost : &s->synced) = upto;
+        pthread_cond_broadcast(&s->change);
+    }
+    if (r == 0 && s->lost >= mine) {
+        r = ct_err_set(err, CT_IO, "the database cannot be written");
+    }
+    pthread_mutex_unlock(&s->lock);
+    return r;
 }
 
 static int sqlite_begin(struct ks_db *base, enum ks_tx kind, struct ct_err *err)
@@ -221,8 +278,9 @@ static int sqlite_begin(struct ks_db *base, enum ks_tx kind, struct ct_err *err)
     if (kind == KS_READ) {
         return simple(db, "BEGIN", err);
     }
-    pthread_mutex_lock(&writer);
+    pthread_mutex_lock(&db->shared->writer);
     db->writing = true;
+    db->changes = sqlite3_total_changes64(db->handle);
     if (simple(db, "BEGIN IMMEDIATE", err)) {
         stop_writing(db);
         return -1;
@@ -236,8 +294,9 @@ static int sqlite_commit(struct ks_db *base, struct ct_err *err)
     if (simple(db, "COMMIT", err)) {
         return -1;
     }
+    const bool changed = db->writing && sqlite3_total_changes64(db->handle) != db->changes;
     stop_writing(db);
-    return 0;
+    return changed ? wait_synced(db->shared, err) : 0;
 }
 
 static void sqlite_rollback(struct ks_db *base)
@@ -259,6 +318,65 @@ static int sqlite_hold(struct ks_db *db, enum ks_table table, const char *id, st
     return 0;
 }
 
+static struct shared *shared_new(const char *log)
+{
+    struct shared *s = calloc(1, sizeof(*s));
+    char *copy = strdup(log);
+    if (s && copy) {
+        *s = (struct shared){.log = copy, .next = all};
+        pthread_mutex_init(&s->writer, NULL);
+        pthread_mutex_init(&s->lock, NULL);
+        pthread_cond_init(&s->change, NULL);
+        all = s;
+        return s;
+    }
+    free(copy);
+    free(s);
+    return NULL;
+}
+
+static struct shared *shared_get(const char *path, struct ct_err *err)
+{
+    ct_autobuf log = {0};
+    ct_buf_puts(&log, path);
+    ct_buf_puts(&log, "-wal");
+    ct_buf_putc(&log, '\0');
+    if (ct_buf_ok(&log, err)) {
+        return NULL;
+    }
+    pthread_mutex_lock(&all_lock);
+    struct shared *s = all;
+    while (s && strcmp(s->log, (char *)log.data) != 0) {
+        s = s->next;
+    }
+    s = s ? s : shared_new((char *)log.data);
+    if (s) {
+        s->users++;
+    } else {
+        ct_err_set(err, CT_NOMEM, "no memory for a database");
+    }
+    pthread_mutex_unlock(&all_lock);
+    return s;
+}
+
+static void shared_put(struct shared *s)
+{
+    pthread_mutex_lock(&all_lock);
+    if (s && --s->users == 0) {
+        struct shared **at = &all;
+        while (*at != s) {
+            at = &(*at)->next;
+        }
+        *at = s->next;
+        pthread_cond_destroy(&s->change);
+        pthread_mutex_destroy(&s->lock);
+        pthread_mutex_destroy(&s->writer);
+        free(s->log);
+        free(s);
+    }
+    pthread_mutex_unlock(&all_lock);
+}
+
 static void sqlite_close(struct ks_db *base)
 {
     struct sqlite_db *db = (struct sqlite_db *)base;
@@ -266,6 +384,7 @@ static void sqlite_close(struct ks_db *base)
         (void)sqlite3_finalize(db->cache[i].stmt);
     }
     (void)sqlite3_close(db->handle);
+    shared_put(db->shared);
     free(db);
 }
 
@@ -296,6 +415,11 @@ struct ks_db *ks_sqlite_open(const char *path, struct ct_err *err)
         return NULL;
     }
     db->db.driver = &driver;
+    db->shared = shared_get(path, err);
+    if (!db->shared) {
+        free(db);
+        return NULL;
+    }
     int rc = sqlite3_open_v2(path, &db->handle,
                              SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
                                  SQLITE_OPEN_EXRESCODE,
@@ -307,9 +431,9 @@ struct ks_db *ks_sqlite_open(const char *path, struct ct_err *err)
         return NULL;
     }
     (void)sqlite3_busy_timeout(db->handle, BUSY_MS);
-    /* FULL: what was answered survives a power cut, a revocation above all. */
+    /* NORMAL, and wait_synced(): what was answered survives a power cut, a revocation above all. */
     if (simple(db, "PRAGMA journal_mode = WAL", err) ||
-        simple(db, "PRAGMA synchronous = FULL", err) ||
+        simple(db, "PRAGMA synchronous = NORMAL", err) ||
         simple(db, "PRAGMA foreign_keys = ON", err) ||
         simple(db, "PRAGMA secure_delete = ON", err) ||
         simple(db, "PRAGMA trusted_schema = OFF", err)) {

@@ -43,6 +43,11 @@ int ks_hold(struct ks_db *db, enum ks_table table, const char *id, struct ct_err
     return db->driver->hold(db, table, id, err);
 }
 
+int ks_alone(struct ks_db *db, struct ct_err *err)
+{
+    return ks_exec(db, err, db->driver->lock, "") < 0 ? -1 : 0;
+}
+
 static int take_params(const char *format, va_list ap, struct ks_param *out)
 {
     static const char nothing[] = "";

@@ -42,6 +42,9 @@ void ks_rollback(struct ks_db *db);                  /* harmless outside a trans
 enum ks_table { KS_APIKEYS, KS_USERS, KS_MODELS, KS_SUBSCRIPTIONS };
 int ks_hold(struct ks_db *db, enum ks_table table, const char *id, struct ct_err *err);
 
+/* Of all transactions that call this, over all servers, one runs at a time. */
+int ks_alone(struct ks_db *db, struct ct_err *err);
+
 /* Runs a statement; returns how many rows it changed, or -1. */
 int64_t ks_exec(struct ks_db *db, struct ct_err *err, const char *sql, const char *format, ...);
 /* For a statement that gives rows. To be freed before the transaction ends. */

@@ -43,13 +43,13 @@ _kvfs_value() {
     'mount --plain') words='safe all none' ;;
     'mount --manifest') words='auto require' ;;
     'mount --update') words='pin follow' ;;
-    'mount --cache') words='auto page resident' ;;
+    'mount --cache') words='auto page resident direct' ;;
     'mount --crypto') words='auto openssl ipsec' ;;
     'guard -p' | 'guard --profile' | 'mount --guard') words='strict drift off' ;;
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
-        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --audit')
+        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --mounter' | 'mount --audit')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;

@@ -18,9 +18,15 @@
 enum kvfs_plain { KVFS_PLAIN_SAFE, KVFS_PLAIN_ALL, KVFS_PLAIN_NONE };
 enum kvfs_manifest { KVFS_MANIFEST_AUTO, KVFS_MANIFEST_REQUIRE };
 enum kvfs_update { KVFS_UPDATE_PIN, KVFS_UPDATE_FOLLOW };
-enum kvfs_cache { KVFS_CACHE_AUTO, KVFS_CACHE_PAGE, KVFS_CACHE_RESIDENT };
+enum kvfs_cache { KVFS_CACHE_AUTO, KVFS_CACHE_PAGE, KVFS_CACHE_RESIDENT, KVFS_CACHE_DIRECT };
 
-enum { KVFS_SERVER_MAX = 512, KVFS_MODEL_MAX = 130, KVFS_PIN_MAX = 44, KVFS_PROFILE_MAX = 33 };
+enum {
+    KVFS_SERVER_MAX = 512,
+    KVFS_MODEL_MAX = 130,
+    KVFS_PIN_MAX = 44,
+    KVFS_PROFILE_MAX = 33,
+    KVFS_MOUNTER_MAX = 108
+};
 /* All with the NUL. */
 enum { KVFS_MEASURED_MAX = 24 };
 
@@ -51,7 +57,9 @@ struct kvfs_config {
     uint32_t readahead_kb;           /* of the mount's bdi */
     uint32_t worker_uid, worker_gid; /* what the worker becomes when started by root */
     uint32_t log_level;
-    bool have_key_dir;              /* the supervisor opens beneath --key-dir on request */
+    char mounter[KVFS_MOUNTER_MAX]; /* socket of kvfs-mounter, or fd:N; "": mount by ourselves */
+    bool may_store;    /* a worker that is killed while it stores can be ended (mounter.h) */
+    bool have_key_dir; /* the supervisor opens beneath --key-dir on request */
     char server[KVFS_SERVER_MAX];   /* key server's URL; "": keys are local, and what follows is
                                        unused */
     char server_key[KVFS_PIN_MAX];  /* thumbprint of its identity */

@@ -19,6 +19,11 @@
 #include "kvfs/mount/guard_link.h"
 #include "kvfs/term.h"
 
+struct added {
+    pid_t pid;
+    bool tool;
+};
+
 struct kvfs_guarding {
     const struct guard_profile *profile;
     struct guard_config config;
@@ -145,7 +150,7 @@ int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_con
 
 int kvfs_guarding_mounted(struct kvfs_guarding *g, const struct kvfs_mounted *m, struct ct_err *err)
 {
-    return !g || !m->known ? 0 : guard_mounted(g->guard, m->dev, err);
+    return !g || (!m->known && !m->remote) ? 0 : guard_mounted(g->guard, m->dev, err);
 }
 
 int kvfs_guarding_link(const struct kvfs_guarding *g)
@@ -176,9 +181,10 @@ const char *kvfs_guarding_why(const struct kvfs_guarding *g)
     return g->why;
 }
 
-void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid)
+void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 {
-    if (g && write(g->added[1], &pid, sizeof(pid)) != sizeof(pid)) {
+    const struct added one = {pid, tool};
+    if (g && write(g->added[1], &one, sizeof(one)) != sizeof(one)) {
         ct_log(CT_LOG_WARN, "guard: %s", strerror(errno));
     }
 }
@@ -278,9 +284,11 @@ static bool take(struct kvfs_guarding *g)
 
 static void take_added(struct kvfs_guarding *g)
 {
-    pid_t pid = 0;
+    struct added one = {0};
     struct ct_err err = CT_ERR_INIT;
-    if (read(g->added[0], &pid, sizeof(pid)) == sizeof(pid) && guard_add_own(g->guard, pid, &err) &&
+    if (read(g->added[0], &one, sizeof(one)) == sizeof(one) &&
+        (one.tool ? guard_add_tool(g->guard, one.pid, &err)
+                  : guard_add_own(g->guard, one.pid, &err)) &&
         err.code != CT_NOTFOUND) {
         ct_log(CT_LOG_WARN, "%s", err.msg);
     }

@@ -34,8 +34,8 @@ void kvfs_guarding_linked(struct kvfs_guarding *g);
 int kvfs_guarding_end(const struct kvfs_guarding *g);
 /* From here on the guard watches. */
 int kvfs_guarding_start(struct kvfs_guarding *g, struct ct_err *err);
-/* A process of ours, as it is now: the worker once it is ready, one that reads the mount. */
-void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid);
+/* A process of ours, as it is now; or (`tool`) one that only reads the mount. */
+void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool);
 /* Becomes readable once it has told the worker to seal; -1 for NULL. */
 int kvfs_guarding_fd(const struct kvfs_guarding *g);
 /* Why, then. */

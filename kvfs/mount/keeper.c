@@ -24,7 +24,7 @@ static void unmount(void *ctx)
     }
 }
 
-enum { SEALING_MS = 8000, DYING_MS = 500, FOREVER = -1 };
+enum { SEALING_MS = 8000, DYING_MS = 500 };
 
 /* A pidfd is readable once its process has ended and closed all it had open. */
 static bool wait_for_end(int pidfd, int ms)
@@ -47,6 +47,21 @@ static bool is_half_dead(pid_t pid)
     text[n > 0 ? n : 0] = '\0';
     const char *state = strrchr(text, ')');
     return state && strncmp(state, ") Z", 3) == 0;
+}
+
+/* A worker that others killed may be half dead; then the supervisor hears nothing of it. */
+static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_worker *w,
+                                int supervisor)
+{
+    bool dying = false;
+    while (!wait_for_end(supervisor, DYING_MS)) {
+        bool before = dying;
+        dying = is_half_dead(w->pid) && !wait_for_end(w->pidfd, 0);
+        if (before && dying) {
+            ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
+            kvfs_mounter_abort(m);
+        }
+    }
 }
 
 /* The worker seals itself when the supervisor is gone. */
@@ -72,7 +87,7 @@ static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_work
 static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int supervisor, int clone_fd,
                  int residents)
 {
-    (void)wait_for_end(supervisor, FOREVER);
+    wait_for_supervisor(m, w, supervisor);
     wait_for_worker(m, w);
     if (!kvfs_mounter_is_mounted(m)) {
         kvfs_mounter_forget(m); /* as it should be */

@@ -18,6 +18,7 @@
 #include "format/base/file.h"
 #include "format/base/log.h"
 #include "kvfs/mount/mountinfo.h"
+#include "kvfs/mount/remote.h"
 
 #define FUSERMOUNT "fusermount3"
 
@@ -220,6 +221,10 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
     ct_autobuf options = {0};
     int pair[2];
     int said = -1;
+    if (*config->mounter) {
+        out->path = config->mountpoint;
+        return kvfs_remote_mount(config->mounter, out, err);
+    }
     if (make_options(config, noexec, &options, err)) {
         return -1;
     }
@@ -246,6 +251,8 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
     close(said); /* it goes on waiting for our end, and has nothing more to say */
     *out = (struct kvfs_mounted){.path = config->mountpoint,
                                  .fuse_fd = fd,
+                                 .clone_fd = -1,
+                                 .shared_fd = -1,
                                  .comm_fd = pair[0],
                                  .fusermount = (int)syscall(SYS_pidfd_open, pid, 0)};
     find_device(out);
@@ -300,15 +307,31 @@ bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m)
     return is_there(m, &on_top);
 }
 
+static void abort_path(const struct kvfs_mounted *m, char path[static 64])
+{
+    (void)snprintf(path, 64, "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+}
+
+bool kvfs_mounter_can_abort(const struct kvfs_mounted *m)
+{
+    char path[64];
+    abort_path(m, path);
+    return geteuid() == 0 || access(path, W_OK) == 0;
+}
+
 void kvfs_mounter_abort(const struct kvfs_mounted *m)
 {
     char path[64];
     bool on_top = false;
+    if (m->remote) {
+        kvfs_remote_abort(m);
+        return;
+    }
     if (!is_there(m, &on_top)) {
         return;
     }
     /* The owner of a mount may do it where fusectl is mounted; root may by umount(2). */
-    (void)snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+    abort_path(m, path);
     ct_autofd fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd >= 0 && write(fd, "1", 1) == 1) {
         return;
@@ -328,6 +351,9 @@ void kvfs_mounter_forget(const struct kvfs_mounted *m)
 int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err)
 {
     bool on_top = false;
+    if (m->remote) {
+        return kvfs_remote_umount(m, lazy, err);
+    }
     if (!m->known) {
         return umount_by_fusermount(m->path, lazy, err); /* a proxy knows where it is */
     }
@@ -345,6 +371,9 @@ void kvfs_mounter_set_readahead(const struct kvfs_mounted *m, uint32_t kib)
     int n = snprintf(text, sizeof(text), "%u\n", kib);
     (void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(m->dev),
                    minor(m->dev));
+    if (m->remote) {
+        kvfs_remote_ready(m);
+    }
     if (!m->known) {
         return;
     }

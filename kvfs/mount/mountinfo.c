@@ -23,11 +23,6 @@ void kvfs_mountinfo_unescape(char *text)
     *to = '\0';
 }
 
-struct row {
-    const char *path;
-    struct kvfs_mountinfo info;
-};
-
 static int parse_dev(const char *text, dev_t *dev)
 {
     char *end = NULL;
@@ -41,7 +36,7 @@ static int parse_dev(const char *text, dev_t *dev)
 }
 
 /* ID PARENT MAJOR:MINOR ROOT PATH OPTIONS [TAGS…] - FSTYPE SOURCE SUPEROPTIONS */
-static int parse_row(char *line, struct row *row)
+static int parse_row(char *line, struct kvfs_mountinfo *row)
 {
     char *save = NULL;
     char *words[6] = {NULL};
@@ -52,24 +47,29 @@ static int parse_row(char *line, struct row *row)
         }
     }
     char *word;
+    row->shared = false;
     while ((word = strtok_r(NULL, " \n", &save)) && strcmp(word, "-") != 0) {
+        row->shared |= strncmp(word, "shared:", 7) == 0;
     }
     char *fstype = strtok_r(NULL, " \n", &save);
     char *source = strtok_r(NULL, " \n", &save);
-    if (!fstype || !source || parse_dev(words[2], &row->info.dev)) {
+    if (!fstype || !source || parse_dev(words[2], &row->dev)) {
         return -1;
     }
     kvfs_mountinfo_unescape(words[4]);
     kvfs_mountinfo_unescape(source);
-    row->path = words[4];
-    (void)snprintf(row->info.fstype, sizeof(row->info.fstype), "%s", fstype);
-    (void)snprintf(row->info.source, sizeof(row->info.source), "%s", source);
+    (void)snprintf(row->path, sizeof(row->path), "%s", words[4]);
+    row->id = atoi(words[0]);     // NOLINT(cert-err34-c)
+    row->parent = atoi(words[1]); // NOLINT(cert-err34-c)
+    (void)snprintf(row->fstype, sizeof(row->fstype), "%s", fstype);
+    (void)snprintf(row->source, sizeof(row->source), "%s", source);
     return 0;
 }
 
-/* Calls fn for every mount at `path`, the oldest first. */
-static int each_at(const char *path, void (*fn)(void *ctx, const struct kvfs_mountinfo *),
-                   void *ctx)
+typedef void (*each_fn)(void *ctx, const struct kvfs_mountinfo *info);
+
+/* Calls fn for every mount at `path` (NULL: wherever), the oldest first. */
+static int each_at(const char *path, each_fn fn, void *ctx)
 {
     FILE *table = fopen("/proc/self/mountinfo", "re");
     if (!table) {
@@ -78,9 +78,9 @@ static int each_at(const char *path, void (*fn)(void *ctx, const struct kvfs_mou
     ct_autofree char *line = NULL;
     size_t size = 0;
     while (getline(&line, &size, table) > 0) {
-        struct row row;
-        if (parse_row(line, &row) == 0 && strcmp(row.path, path) == 0) {
-            fn(ctx, &row.info);
+        struct kvfs_mountinfo row;
+        if (parse_row(line, &row) == 0 && (!path || strcmp(row.path, path) == 0)) {
+            fn(ctx, &row);
         }
     }
     int rc = ferror(table) ? -1 : 0;
@@ -107,6 +107,34 @@ int kvfs_mountinfo_at(const char *path, struct kvfs_mountinfo *out, struct ct_er
         return ct_err_sys(err, errno, "/proc/self/mountinfo");
     }
     return last.any;
+}
+
+struct by_id {
+    int id;
+    struct kvfs_mountinfo *info;
+    bool found, covered;
+};
+
+static void take_id(void *ctx, const struct kvfs_mountinfo *info)
+{
+    struct by_id *b = ctx;
+    if (info->id == b->id) {
+        *b->info = *info;
+        b->found = true;
+    }
+    b->covered |= b->found && info->parent == b->id && strcmp(info->path, b->info->path) == 0;
+}
+
+int kvfs_mountinfo_of(int id, struct kvfs_mountinfo *out, bool *covered, struct ct_err *err)
+{
+    struct by_id b = {.id = id, .info = out};
+    if (each_at(NULL, take_id, &b)) {
+        return ct_err_sys(err, errno, "/proc/self/mountinfo");
+    }
+    if (covered) {
+        *covered = b.covered;
+    }
+    return b.found;
 }
 
 struct seek {

@@ -59,47 +59,26 @@ static int choose(const char *value, const char *const *words, int *index, struc
     return -1;
 }
 
-static int set_plain(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_PLAIN_SAFE] = "safe", [KVFS_PLAIN_ALL] = "all", [KVFS_PLAIN_NONE] = "none", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.plain = (enum kvfs_plain)i;
-    return rc;
-}
-
-static int set_manifest(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_MANIFEST_AUTO] = "auto", [KVFS_MANIFEST_REQUIRE] = "require", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.manifest = (enum kvfs_manifest)i;
-    return rc;
-}
-
-static int set_update(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_UPDATE_PIN] = "pin", [KVFS_UPDATE_FOLLOW] = "follow", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.update = (enum kvfs_update)i;
-    return rc;
-}
-
-static int set_cache(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {[KVFS_CACHE_AUTO] = "auto",
-                                        [KVFS_CACHE_PAGE] = "page",
-                                        [KVFS_CACHE_RESIDENT] = "resident",
-                                        NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.cache = (enum kvfs_cache)i;
-    return rc;
-}
+/* The words are at the index of their value. */
+#define CHOICE(function, field, type, ...)                                                         \
+    static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
+    {                                                                                              \
+        static const char *const words[] = {__VA_ARGS__, NULL};                                    \
+        int i = 0;                                                                                 \
+        int rc = choose(value, words, &i, err);                                                    \
+        o->config.field = (type)i;                                                                 \
+        return rc;                                                                                 \
+    }
+CHOICE(set_plain, plain, enum kvfs_plain, [KVFS_PLAIN_SAFE] = "safe", [KVFS_PLAIN_ALL] = "all",
+       [KVFS_PLAIN_NONE] = "none")
+CHOICE(set_manifest, manifest,
+       enum kvfs_manifest, [KVFS_MANIFEST_AUTO] = "auto", [KVFS_MANIFEST_REQUIRE] = "require")
+CHOICE(set_update, update,
+       enum kvfs_update, [KVFS_UPDATE_PIN] = "pin", [KVFS_UPDATE_FOLLOW] = "follow")
+CHOICE(set_cache, cache, enum kvfs_cache, [KVFS_CACHE_AUTO] = "auto", [KVFS_CACHE_PAGE] = "page",
+       [KVFS_CACHE_RESIDENT] = "resident", [KVFS_CACHE_DIRECT] = "direct")
+CHOICE(set_log_level, log_level, uint32_t, [CT_LOG_ERROR] = "error", [CT_LOG_WARN] = "warning",
+       [CT_LOG_INFO] = "info", [CT_LOG_DEBUG] = "debug")
 
 static int set_crypto(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
@@ -107,19 +86,6 @@ static int set_crypto(struct kvfs_mount_options *o, const char *value, struct ct
     o->crypto_set = true;
     int rc = choose(value, ct_crypto_names, &i, err);
     o->config.crypto = (enum ct_crypto)i;
-    return rc;
-}
-
-static int set_log_level(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {[CT_LOG_ERROR] = "error",
-                                        [CT_LOG_WARN] = "warning",
-                                        [CT_LOG_INFO] = "info",
-                                        [CT_LOG_DEBUG] = "debug",
-                                        NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.log_level = (uint32_t)i;
     return rc;
 }
 
@@ -269,6 +235,7 @@ WORD(set_guard, guard)
 TEXT(set_server, server)
 TEXT(set_server_key, server_key)
 TEXT(set_model, model)
+TEXT(set_mounter, mounter)
 FLAG(set_require_all, config.require_all)
 FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
@@ -332,9 +299,9 @@ static const struct option_row {
      "Plaintext that the worker may hold (auto: an eighth of the memory limit, 64M to 512M)",
      set_memory},
     {"threads", 0, "N|auto", "Threads that decrypt (auto: the processors it may use)", set_threads},
-    {"cache", 0, "auto|page|resident",
+    {"cache", 0, "auto|page|resident|direct",
      "Whole files decrypted into memory at first open, none, or those of 256 MB and more where "
-     "kernel, privileges and memory allow (auto)",
+     "kernel, privileges and memory allow (auto); or nothing kept (direct)",
      set_cache},
     {"resident", 0, "SIZE|auto", "Memory for these (auto: half of what is available)",
      set_resident},
@@ -344,6 +311,8 @@ static const struct option_row {
     {"warm", 0, NULL, "Decrypt everything in the background (kvfs warm) once it is mounted",
      set_warm},
     {"readahead", 0, "KIB", "The kernel's read-ahead (1024; takes root)", set_readahead},
+    {"mounter", 0, "SOCKET|fd:N", "Have kvfs-mounter mount, for a process without privileges",
+     set_mounter},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
     {"audit", 0, "FILE", "Append every decision, one line of JSON each, chained and signed",

@@ -93,6 +93,11 @@ int kvfs_place_mountpoint(struct kvfs_config *config, bool nonempty, struct ct_e
     char untouched[PATH_MAX];
     struct stat st;
     memcpy(given, config->mountpoint, sizeof(given));
+    if (*config->mounter) {
+        return *given == '/'
+                   ? 0
+                   : ct_err_set(err, CT_USAGE, "%s: MNT has to be an absolute path", given);
+    }
     if (kvfs_mountpoint_path(given, untouched, err)) {
         return explain_mountpoint(given, err->sys, err);
     }

@@ -9,7 +9,8 @@
 /* Opens SRC and makes config.source absolute and resolved. A descriptor, or -1. */
 int kvfs_place_source(struct kvfs_config *config, struct ct_err *err);
 
-/* Checks MNT and makes config.mountpoint absolute and resolved. config.source is resolved. */
+/* Checks MNT and makes config.mountpoint absolute and resolved; with config.mounter it is not
+ * looked at, since it need not exist here. config.source is resolved. */
 int kvfs_place_mountpoint(struct kvfs_config *config, bool nonempty, struct ct_err *err);
 
 /* CT_BUSY if a kvfs is mounted at `path`, which is not touched. */

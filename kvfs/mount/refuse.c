@@ -86,16 +86,16 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Waits for reads of the node that are in flight: somebody has to answer them meanwhile. */
-static void invalidate_all(int fd, uint64_t highest)
+void kvfs_refuse_invalidate(int clone_fd, const struct kvfs_shared *shared)
 {
+    uint64_t highest = __atomic_load_n(&shared->highest_node, __ATOMIC_ACQUIRE);
     int64_t until = now_ms() + (int64_t)INVALIDATE_SECONDS * 1000;
     for (uint64_t id = 1; id <= highest; id++) {
         struct fuse_out_header head = {.error = FUSE_NOTIFY_INVAL_INODE};
         struct fuse_notify_inval_inode_out node = {.ino = id}; /* from 0 to the end */
         head.len = sizeof(head) + sizeof(node);
         const struct iovec iov[] = {{&head, sizeof(head)}, {&node, sizeof(node)}};
-        if (writev(fd, iov, 2) < 0 && errno == ENODEV) {
+        if (writev(clone_fd, iov, 2) < 0 && errno == ENODEV) {
             return;
         }
         if (id % 1024 == 0 && now_ms() > until) {
@@ -116,7 +116,7 @@ void kvfs_refuse(int clone_fd, const struct kvfs_shared *shared, void (*then)(vo
         then(ctx);
         return;
     }
-    invalidate_all(clone_fd, __atomic_load_n(&shared->highest_node, __ATOMIC_ACQUIRE));
+    kvfs_refuse_invalidate(clone_fd, shared);
     then(ctx);
     atomic_store(&a.stop, true);
     pthread_join(thread, NULL);

@@ -131,13 +131,15 @@ static int say_hello(int control, const struct kvfs_start *how, struct ct_err *e
     return rc;
 }
 
-static int make_shared(struct kvfs_shared **out, struct ct_err *err)
+/* `fd`: the mounter's, which looks at it too, or -1. */
+static int make_shared(int fd, struct kvfs_shared **out, struct ct_err *err)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    int fd = memfd_create("kvfs-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    bool ours = fd < 0;
+    fd = ours ? memfd_create("kvfs-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING) : fd;
     /* A worker that shrank it would kill us with SIGBUS. */
-    if (fd < 0 || ftruncate(fd, (off_t)page) ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+    if (fd < 0 || (ours && (ftruncate(fd, (off_t)page) ||
+                            fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)))) {
         ct_err_sys(err, errno, "memfd");
     } else {
         void *p = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
@@ -174,7 +176,7 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     int pipes[2];
     raise_limits(how->config->memory);
     ask_for_short_turns();
-    ct_autofd shared = make_shared(&out->shared, err);
+    ct_autofd shared = make_shared(how->mounted->shared_fd, &out->shared, err);
     if (shared < 0) {
         return -1;
     }

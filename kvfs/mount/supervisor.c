@@ -163,7 +163,7 @@ static void start_warmer(struct supervisor *s)
         _exit(1);
     }
     if (s->warmer > 0) {
-        kvfs_guarding_add(s->guarding, s->warmer);
+        kvfs_guarding_add(s->guarding, s->warmer, true);
     }
     close(go[0]);
     close(go[1]);
@@ -300,7 +300,7 @@ static void on_ready(struct supervisor *s)
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
     s->ready = true;
     enter(s, RUNNING, 0);
-    kvfs_guarding_add(s->guarding, s->worker.pid);
+    kvfs_guarding_add(s->guarding, s->worker.pid, false);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
     } else if (s->job->options->warm) {
@@ -425,6 +425,7 @@ static int loop(struct supervisor *s)
             {.fd = s->worker.pidfd, .events = POLLIN},
             {.fd = s->warmer_fd, .events = POLLIN},
             {.fd = kvfs_guarding_fd(s->guarding), .events = POLLIN},
+            {.fd = s->mounted.remote && s->stage <= UNMOUNTED ? s->mounted.comm_fd : -1},
         };
         int n = poll(p, sizeof(p) / sizeof(p[0]), timeout(s));
         if (n < 0 && errno != EINTR) {
@@ -462,6 +463,10 @@ static int loop(struct supervisor *s)
         if (p[5].revents && s->warmer_fd >= 0) {
             reap_warmer(s);
         }
+        if (p[7].revents && s->stage <= UNMOUNTED) {
+            ct_log(CT_LOG_ERROR, "the mounter is gone: nothing stays readable");
+            seal_worker(s);
+        }
     }
 }
 
@@ -469,15 +474,16 @@ static int loop(struct supervisor *s)
 static void make_tmpfs(struct supervisor *s)
 {
     struct ct_err err = CT_ERR_INIT;
-    if (s->config->cache != KVFS_CACHE_PAGE && s->clone_fd >= 0) {
+    enum kvfs_cache cache = s->config->cache;
+    if ((cache == KVFS_CACHE_AUTO || cache == KVFS_CACHE_RESIDENT) && s->clone_fd >= 0) {
         s->tmpfs = kvfs_tmpfs_new(s->clone_fd, s->config->resident, s->config->worker_uid, &err);
     }
     if (!s->tmpfs) {
         s->config->resident = 0;
     }
     if (err.code) {
-        ct_log(s->config->cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO,
-               "no resident mode: %s", err.msg);
+        ct_log(cache == KVFS_CACHE_RESIDENT ? CT_LOG_WARN : CT_LOG_INFO, "no resident mode: %s",
+               err.msg);
     }
 }
 
@@ -489,11 +495,13 @@ static int start(struct supervisor *s, struct ct_err *err)
         kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
         return -1;
     }
-    s->clone_fd = kvfs_refuse_clone(s->mounted.fuse_fd, &why);
+    s->clone_fd =
+        s->mounted.remote ? s->mounted.clone_fd : kvfs_refuse_clone(s->mounted.fuse_fd, &why);
     if (s->clone_fd < 0) {
         ct_log(CT_LOG_WARN, "should the worker die, cached pages stay readable: %s", why.msg);
     }
     make_tmpfs(s);
+    s->config->may_store = kvfs_mounter_can_abort(&s->mounted);
     s->requests = (struct kvfs_requests){.job = s->job,
                                          .tmpfs = s->tmpfs,
                                          .couriers = {.config = s->config, .ca_fd = s->job->ca_fd}};
@@ -530,7 +538,7 @@ static int start(struct supervisor *s, struct ct_err *err)
         unmount(s);
         return -1;
     }
-    kvfs_guarding_add(s->guarding, keeper);
+    kvfs_guarding_add(s->guarding, keeper, false);
     return 0;
 }
 

@@ -5,8 +5,7 @@
 static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint32_t extent)
 {
-    if (c->wish_count == KVFS_WISHES || kvfs_content_was_given(content, extent) ||
-        kvfs_slots_find(&c->slots, node->id, extent)) {
+    if (c->wish_count == KVFS_WISHES || kvfs_slots_find(&c->slots, node->id, extent)) {
         return;
     }
     for (unsigned i = 0; i < c->wish_count; i++) {
@@ -37,7 +36,29 @@ static uint32_t source_window(const struct kvfs_chunks *c, struct kvfs_cursor *s
     return count;
 }
 
-void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
+/* A single read takes its extents one by one, and authenticates a long message alone, unless
+ * others help. */
+static void wish_for_rest(struct kvfs_chunks *c, struct kvfs_node *node,
+                          struct kvfs_content *content, uint64_t offset, uint32_t size)
+{
+    size_t head = 0;
+    (void)kvfs_content_head(content, &head);
+    uint32_t first = kvfs_content_extent_at(content, offset < head ? head : offset);
+    uint32_t last = kvfs_content_extent_at(content, offset + size - 1);
+    uint32_t pending = kvfs_content_pending(content, first);
+    last = pending > last - first ? first + pending : last;
+    if (last > first) {
+        pthread_mutex_lock(&c->lock);
+        for (uint32_t i = first + 1; i <= last && i <= first + c->threads; i++) {
+            if (pending || !kvfs_content_was_given(content, i)) {
+                wish_for(c, node, content, i);
+            }
+        }
+        pthread_mutex_unlock(&c->lock);
+    }
+}
+
+bool kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint64_t offset, uint32_t size)
 {
     size_t head = 0;
@@ -60,13 +81,17 @@ void kvfs_look_ahead(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_
         kvfs_fetch_ask(c->fetch, content, first, count);
     }
     if (!goes_on) {
-        return;
+        wish_for_rest(c, node, content, offset, size);
+        return false;
     }
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 1; i <= c->threads && now + i < all; i++) {
-        wish_for(c, node, content, now + i);
+        if (!kvfs_content_was_given(content, now + i)) {
+            wish_for(c, node, content, now + i);
+        }
     }
     pthread_mutex_unlock(&c->lock);
+    return true;
 }
 
 void kvfs_wish_cancel(struct kvfs_chunks *c, const struct kvfs_node *node, uint32_t extent)

@@ -191,6 +191,15 @@ static enum put turn(struct kvfs_audit *a, bool ending)
     return r == PUT_DONE ? sign_due(a, ending && is_empty(a)) : r;
 }
 
+/* Without a supervisor there is nothing to do but wait for the end. */
+static bool wait_for_stop(struct kvfs_audit *a)
+{
+    while (a->gone && !a->stop) {
+        kvfs_audit_wait(a, POLL_MS);
+    }
+    return !a->gone;
+}
+
 void *kvfs_audit_write(void *audit)
 {
     struct kvfs_audit *a = audit;
@@ -208,7 +217,7 @@ void *kvfs_audit_write(void *audit)
         if (!a->gone && !a->stop && (r == PUT_LATER || !a->first)) {
             kvfs_audit_wait(a, r == PUT_LATER ? RETRY_MS : POLL_MS);
         }
-        more = !a->gone && !(ending && (r == PUT_LATER || !a->first));
+        more = wait_for_stop(a) && !(ending && (r == PUT_LATER || !a->first));
         ending = a->stop;
         pthread_mutex_unlock(&a->lock);
     }

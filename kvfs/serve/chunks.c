@@ -6,6 +6,7 @@
 #include "format/base/secret.h"
 #include "kvfs/serve/chunks_parts.h"
 #include "kvfs/serve/damage.h"
+#include "kvfs/serve/edges.h"
 #include "kvfs/serve/resident.h"
 
 /*
@@ -17,6 +18,8 @@
  * No deadlock with few slots: a thread holds at most one slot. A filler never waits for anything
  * but the source; whoever waits for a slot, or for another's filling, holds none.
  */
+
+enum { SHARED = 4096 }; /* bytes: a page, which two extents may have in common */
 
 /* ---- jobs ---- */
 
@@ -80,6 +83,7 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
     slot->node = node->id;
     slot->extent = extent;
     slot->served = 0;
+    slot->stored = kvfs_content_was_given(content, extent);
     kvfs_content_extent(content, extent, &slot->begin, &slot->len);
     pthread_mutex_unlock(&c->lock);
 
@@ -117,6 +121,20 @@ void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot)
     pthread_cond_broadcast(&c->changed);
 }
 
+/* What was given out is asked for again, and more of it than the page that it shares with its
+ * neighbour: the page cache has been emptied. */
+static void note_emptied(const struct kvfs_job *j, uint32_t extent)
+{
+    uint64_t begin = 0;
+    uint32_t len = 0;
+    kvfs_content_extent(j->content, extent, &begin, &len);
+    uint64_t from = j->offset > begin ? j->offset : begin;
+    uint64_t to = j->offset + j->size < begin + len ? j->offset + j->size : begin + len;
+    if (to - from >= SHARED && kvfs_content_was_given(j->content, extent)) {
+        kvfs_content_forget_given(j->content);
+    }
+}
+
 /* The slot of an extent, ready and pinned. With the lock held, which is given up while waiting.
  * With `park`, a job that would wait for another's filling is left in that slot's list: then NULL
  * and 0. NULL and -1 on failure. */
@@ -145,9 +163,7 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
         if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
             kvfs_count(&c->stats.misses, 1);
             kvfs_wish_cancel(c, j->node, extent);
-            if (kvfs_content_was_given(j->content, extent)) {
-                kvfs_content_forget_given(j->content);
-            }
+            note_emptied(j, extent);
             kvfs_count(&c->stats.evicted_unread, unread);
             *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, err);
             return *r ? NULL : slot;
@@ -158,13 +174,10 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
 
 /* ---- answering ---- */
 
-/* With the lock held: bytes from `offset` in the file are given out from the slot. */
-static void touch(struct kvfs_chunks *c, struct kvfs_content *content, struct kvfs_slot *slot,
-                  uint64_t offset, uint32_t bytes)
+static void store_rest(struct kvfs_chunks *c, struct kvfs_job *j, struct kvfs_slot *slot)
 {
-    kvfs_slots_touch(&c->slots, slot, (uint32_t)(offset - slot->begin), bytes);
-    if (kvfs_slot_is_served(slot)) {
-        kvfs_content_give(content, slot->extent);
+    if (kvfs_store_is_wanted(slot, j->size, j->random)) {
+        kvfs_store_ask(c, slot, j->node, j->content, j->offset, j->size);
     }
 }
 
@@ -203,7 +216,8 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
         }
         return;
     }
-    touch(c, j->content, slot, j->offset, j->size);
+    store_rest(c, j, slot);
+    kvfs_slot_give(c, j->content, slot, j->offset, j->size);
     pthread_mutex_unlock(&c->lock);
     if (kvfs_damage_check(j->node, j->offset, j->offset + j->size, &err)) {
         kvfs_reply_error(c->serve, j->req, j->node, &err);
@@ -221,15 +235,24 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
                            uint8_t *to, struct ct_err *err)
 {
     int r = 0;
+    uint64_t begin = 0;
+    uint32_t len = 0;
     uint32_t extent = kvfs_content_extent_at(j->content, at);
+    kvfs_content_extent(j->content, extent, &begin, &len);
+    uint64_t stop = begin + len < end ? begin + len : end;
     pthread_mutex_lock(&c->lock);
+    if (!c->sealed && kvfs_edges_copy(&c->slots.edges, j->node->id, extent, at, stop, to)) {
+        kvfs_count(&c->stats.hits, 1);
+        pthread_mutex_unlock(&c->lock);
+        return (ssize_t)(stop - at);
+    }
     struct kvfs_slot *slot = want(c, j, extent, false, &r, err);
     if (!slot) {
         pthread_mutex_unlock(&c->lock);
         return -1;
     }
-    uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
-    touch(c, j->content, slot, at, (uint32_t)(stop - at));
+    store_rest(c, j, slot);
+    kvfs_slot_give(c, j->content, slot, at, (uint32_t)(stop - at));
     pthread_mutex_unlock(&c->lock);
     memcpy(to, slot->buf + (at - slot->begin), stop - at);
     pthread_mutex_lock(&c->lock);
@@ -332,89 +355,9 @@ static void work(void *arg, unsigned number)
     pthread_mutex_unlock(&c->lock);
 }
 
-enum { READY_MAX = 4 };
-
-/* The parts of a read that are ready, each in its pinned slot; the head, if it is part of it, in
- * none. */
-struct ready {
-    struct iovec iov[READY_MAX];
-    struct kvfs_slot *slots[READY_MAX];
-    int count;
-};
-
-/* With the lock held. False, with nothing pinned, unless all of it is ready. */
-static bool pin_all(struct kvfs_chunks *c, const struct kvfs_node *node,
-                    struct kvfs_content *content, uint64_t offset, uint32_t size, struct ready *r)
-{
-    size_t head_len = 0;
-    const uint8_t *head = kvfs_content_head(content, &head_len);
-    uint64_t end = offset + size;
-    r->count = 0;
-    if (offset < head_len) {
-        r->slots[r->count] = NULL;
-        r->iov[r->count++] = (struct iovec){(void *)(head + offset), head_len - offset};
-        offset = head_len;
-    }
-    while (offset < end && r->count < READY_MAX) {
-        struct kvfs_slot *slot =
-            kvfs_slots_find(&c->slots, node->id, kvfs_content_extent_at(content, offset));
-        if (!slot || slot->state != KVFS_SLOT_READY) {
-            break;
-        }
-        uint64_t stop = slot->begin + slot->len < end ? slot->begin + slot->len : end;
-        r->slots[r->count] = slot;
-        r->iov[r->count++] = (struct iovec){slot->buf + (offset - slot->begin), stop - offset};
-        offset = stop;
-    }
-    if (offset < end) {
-        return false;
-    }
-    for (int i = 0; i < r->count; i++) {
-        struct kvfs_slot *slot = r->slots[i];
-        if (slot) {
-            slot->pins++;
-            touch(c, content, slot,
-                  slot->begin + (uint64_t)((const uint8_t *)r->iov[i].iov_base - slot->buf),
-                  (uint32_t)r->iov[i].iov_len);
-            kvfs_count(&c->stats.hits, 1);
-        }
-    }
-    return true;
-}
-
-/* From the FUSE thread, if all of it is ready. */
-static bool reply_at_once(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
-                          struct kvfs_content *content, uint64_t offset, uint32_t size)
-{
-    struct ct_err ignored = CT_ERR_INIT;
-    struct ready r;
-    pthread_mutex_lock(&c->lock);
-    if (c->sealed || !pin_all(c, node, content, offset, size, &r)) {
-        pthread_mutex_unlock(&c->lock);
-        return false;
-    }
-    c->busy++;
-    pthread_mutex_unlock(&c->lock);
-    bool good = kvfs_damage_check(node, offset, offset + size, &ignored) == 0;
-    if (good) {
-        kvfs_reply_data(c->serve, req, content, r.iov, r.count);
-    }
-    pthread_mutex_lock(&c->lock);
-    c->busy--;
-    for (int i = 0; i < r.count; i++) {
-        if (r.slots[i]) {
-            kvfs_slot_unpin(c, r.slots[i]);
-        }
-    }
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-    return good;
-}
-
 void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                       struct kvfs_content *content, uint64_t offset, size_t size, bool direct)
 {
-    (void)direct; /* the same path: the kernel does the difference */
     uint64_t all = kvfs_content_size(content);
     size_t head_len = 0;
     const uint8_t *head = kvfs_content_head(content, &head_len);
@@ -433,12 +376,13 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
         kvfs_reply_error(c->serve, req, node, &err);
         return;
     }
-    kvfs_look_ahead(c, node, content, offset, (uint32_t)size);
-    if (reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
+    bool random = !kvfs_look_ahead(c, node, content, offset, (uint32_t)size) && !direct;
+    if (kvfs_reply_at_once(c, req, node, content, offset, (uint32_t)size)) {
         free(j);
         return;
     }
-    *j = (struct kvfs_job){NULL, req, node, kvfs_content_ref(content), offset, (uint32_t)size};
+    *j = (struct kvfs_job){NULL,           req,   node, kvfs_content_ref(content), offset,
+                           (uint32_t)size, random};
     kvfs_count(&c->stats.parked, 1);
     pthread_mutex_lock(&c->lock);
     bool refused = c->sealed || c->stopping;
@@ -476,6 +420,7 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->work, NULL);
     pthread_cond_init(&c->changed, NULL);
+    pthread_cond_init(&c->storing, NULL);
     if (kvfs_slots_make(&c->slots, memory, c->threads, err) ||
         !(c->pool = kvfs_pool_start(c->threads, RUNNERS, work, c, err))) {
         kvfs_slots_free(&c->slots);
@@ -483,7 +428,8 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
         return NULL;
     }
     c->fetch = kvfs_fetch_start(memory, err);
-    if (!c->fetch) {
+    int e = c->fetch ? pthread_create(&c->storer, NULL, kvfs_store_run, c) : 0;
+    if (!c->fetch || (e && ct_err_sys(err, e, "a thread"))) {
         return NULL; /* and the process ends */
     }
     return c;
@@ -511,6 +457,7 @@ static void drop(struct kvfs_chunks *c, const struct kvfs_node *node, bool wipe)
 {
     pthread_mutex_lock(&c->lock);
     kvfs_wishes_drop(c, node);
+    kvfs_stores_drop(c, node);
     for (unsigned i = 0; i < c->slots.count; i++) {
         struct kvfs_slot *slot = &c->slots.slots[i];
         /* What is being filled or read out just now: whoever does it keeps the content. */
@@ -537,6 +484,7 @@ void kvfs_chunks_revoke(struct kvfs_chunks *c, const struct kvfs_node *node)
 {
     drop(c, node, true);
     pthread_mutex_lock(&c->lock);
+    kvfs_edges_forget(&c->slots.edges, node->id);
     c->revocations++;
     pthread_cond_broadcast(&c->work);
     pthread_mutex_unlock(&c->lock);
@@ -552,6 +500,7 @@ void kvfs_chunks_seal(struct kvfs_chunks *c)
     c->first = NULL;
     c->last = &c->first;
     kvfs_wishes_drop(c, NULL);
+    kvfs_stores_drop(c, NULL);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     jobs_fail(c, queued, &err);
@@ -575,13 +524,17 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
     c->first = NULL;
     c->last = &c->first;
     pthread_cond_broadcast(&c->work);
+    pthread_cond_broadcast(&c->storing);
     pthread_mutex_unlock(&c->lock);
     struct ct_err err = CT_ERR_INIT;
     ct_err_set(&err, CT_IO, "unmounted");
     jobs_fail(c, queued, &err);
     kvfs_fetch_stop(c->fetch);
+    (void)pthread_join(c->storer, NULL);
     kvfs_pool_stop(c->pool);
+    kvfs_stores_drop(c, NULL);
     kvfs_slots_free(&c->slots);
+    pthread_cond_destroy(&c->storing);
     pthread_cond_destroy(&c->work);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);

@@ -4,9 +4,10 @@
  *
  * FUSE threads look up, park the request, or reply; they never decrypt and never wait for a slot.
  * The pool decrypts and replies. An extent that is being decrypted is waited for, not decrypted
- * twice. All plaintext that the worker holds lies in these slots and in one assembly buffer a
- * thread: together they never exceed the configured memory. Slots are locked where limits
- * allow, left out of core dumps, wiped when the cache is wiped.
+ * twice. What a random read leaves of an extent goes into the page cache (store.c). All plaintext
+ * that the worker holds lies in these slots and in one assembly buffer a thread: together they
+ * never exceed the configured memory. Slots are locked where limits allow, left out of core dumps,
+ * wiped when the cache is wiped.
  */
 #ifndef KVFS_SERVE_CHUNKS_H
 #define KVFS_SERVE_CHUNKS_H
@@ -24,7 +25,8 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
                                       struct ct_err *err);
 
 /* Answers a FUSE read, now or later, exactly once, with all bytes asked for (short only at the end
- * of file) or an error. `content` is referenced as long as needed. `direct`: an O_DIRECT open. */
+ * of file) or an error. `content` is referenced as long as needed. `direct`: no read-ahead of the
+ * kernel's is behind it. */
 void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *node,
                       struct kvfs_content *content, uint64_t offset, size_t size, bool direct);
 
@@ -53,7 +55,7 @@ void kvfs_chunks_stop(struct kvfs_chunks *c);
 struct kvfs_chunks_stats {
     uint64_t slots, slots_used;
     uint64_t hits, misses, waits, prefetched, evicted_unread;
-    uint64_t bytes_decrypted, parked;
+    uint64_t bytes_decrypted, parked, bytes_stored;
 };
 void kvfs_chunks_stats(struct kvfs_chunks *c, struct kvfs_chunks_stats *out);
 

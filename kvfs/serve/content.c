@@ -241,6 +241,16 @@ static int read_file(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                : 0;
 }
 
+/* Ranges of the body become those of the file. */
+static int shift(const struct kvfs_content *c, struct ct_damages *damages)
+{
+    for (size_t i = 0; i < damages->count; i++) {
+        damages->items[i].begin += c->head_len;
+        damages->items[i].end += c->head_len;
+    }
+    return 0;
+}
+
 int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                       struct ct_damages *damages, struct ct_err *err)
 {
@@ -250,14 +260,18 @@ int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
     if (!c->model) {
         return read_file(c, extent, buf, damages, err);
     }
-    if (ct_model_read(c->model, extent, buf, damages, err)) {
-        return -1;
-    }
-    for (size_t i = 0; i < damages->count; i++) {
-        damages->items[i].begin += c->head_len;
-        damages->items[i].end += c->head_len;
-    }
-    return 0;
+    return ct_model_read(c->model, extent, buf, damages, err) ? -1 : shift(c, damages);
+}
+
+int kvfs_content_load(struct kvfs_content *c, struct ct_load *load, uint32_t extent,
+                      struct ct_damages *damages, struct ct_err *err)
+{
+    return ct_load_read(load, extent, damages, err) ? -1 : shift(c, damages);
+}
+
+uint32_t kvfs_content_pending(struct kvfs_content *c, uint32_t extent)
+{
+    return c->model ? ct_model_pending(c->model, extent) : 0;
 }
 
 void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent)

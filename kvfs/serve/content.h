@@ -34,6 +34,11 @@ void kvfs_content_extent(const struct kvfs_content *c, uint32_t i, uint64_t *beg
 /* As ct_model_read(); damage ranges are in file offsets. */
 int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
                       struct ct_damages *damages, struct ct_err *err);
+/* As ct_load_read(), of a load of this model's; damage ranges are in file offsets. */
+int kvfs_content_load(struct kvfs_content *c, struct ct_load *load, uint32_t extent,
+                      struct ct_damages *damages, struct ct_err *err);
+/* As ct_model_pending(); 0 for other files. */
+uint32_t kvfs_content_pending(struct kvfs_content *c, uint32_t extent);
 /* As ct_model_fetch(). */
 void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent);
 /* Which extents were given out whole, so that they lie in the kernel's page cache and need not be

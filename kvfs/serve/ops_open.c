@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,7 +13,8 @@
 /* ---- the policy ---- */
 
 /* The name of the model that a file belongs to: the path of its directory in the mount. */
-static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
+static json_t *input_of(const struct kvfs_serve *s, const char *path, unsigned uid,
+                        struct ct_err *err)
 {
     char shown[PATH_MAX + 1];
     char model[PATH_MAX];
@@ -20,8 +22,12 @@ static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
     (void)snprintf(model, sizeof(model), "%s", path);
     char *slash = strrchr(model, '/');
     *(slash ? slash : model) = '\0';
-    json_t *input = ct_policy_input(&(struct ct_policy_context){
-        .uid = uid, .unix_time = time(NULL), .path = shown, .model = model});
+    json_t *input = ct_policy_input(
+        &(struct ct_policy_context){.uid = uid,
+                                    .unix_time = time(NULL),
+                                    .path = shown,
+                                    .model = model,
+                                    .guard = s->guarded ? s->config.profile : NULL});
     if (!input) {
         ct_err_set(err, CT_POLICY, "no policy input can be made: the path is not UTF-8");
     }
@@ -40,12 +46,54 @@ static int ask_policy(struct kvfs_serve *s, const struct kvfs_node *node, const 
     }
     int r = 0;
     for (size_t i = 0; r == 0 && i < n; i++) {
-        json_t *input = input_of(paths[i], uid, err);
+        json_t *input = input_of(s, paths[i], uid, err);
         r = input ? ct_model_allow(m, input, err) : -1;
         json_decref(input);
     }
     kvfs_paths_free(paths, n);
     return r;
+}
+
+/* ---- memory for parsing ---- */
+
+/* Bytes that a header takes, for each of its own, until it is verified: measured, the worst case.
+ * Before that it may be anybody's, so that all who open files share what there is for it. */
+enum { PARSING_COST = 5, PARSING_LEAST = 64 << 20, LARGE = 1 << 20 };
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    uint64_t used;
+} parsing = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+/* Waits for others. CT_NOMEM if it can never be. */
+static int parsing_begin(const struct kvfs_serve *s, uint64_t header, struct ct_err *err)
+{
+    uint64_t twice = 2 * s->config.memory;
+    uint64_t most = twice < PARSING_LEAST ? PARSING_LEAST : twice;
+    if (header > most / PARSING_COST) {
+        return ct_err_set(err, CT_NOMEM,
+                          "a header of %llu bytes takes more memory than memory= provides for",
+                          (unsigned long long)header);
+    }
+    pthread_mutex_lock(&parsing.lock);
+    while (parsing.used + header * PARSING_COST > most) {
+        pthread_cond_wait(&parsing.changed, &parsing.lock);
+    }
+    parsing.used += header * PARSING_COST;
+    pthread_mutex_unlock(&parsing.lock);
+    return 0;
+}
+
+static void parsing_end(uint64_t header)
+{
+    if (header >= LARGE) {
+        (void)malloc_trim(0); /* it would stay with this thread's arena */
+    }
+    pthread_mutex_lock(&parsing.lock);
+    parsing.used -= header * PARSING_COST;
+    pthread_cond_broadcast(&parsing.changed);
+    pthread_mutex_unlock(&parsing.lock);
 }
 
 /* ---- making the content ---- */
@@ -55,12 +103,14 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
                                        struct ct_err *err)
 {
     struct ct_model *m = NULL;
-    json_t *input = input_of(path, uid, err);
-    if (!input) {
+    uint64_t header = f->measure.json_len;
+    json_t *input = input_of(s, path, uid, err);
+    if (!input || parsing_begin(s, header, err)) {
+        json_decref(input);
         ct_source_close(source);
         return NULL;
     }
-    ct_autobuf header = {0};
+    ct_autobuf released = {0};
     struct ct_open how = {
         .source = source,
         .version = f->version,
@@ -70,12 +120,13 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
         .refuse_unencrypted = s->config.plain == KVFS_PLAIN_NONE,
         .policy_input = input,
     };
-    int r = s->leases ? kvfs_leases_use(s->leases, source, &how, &header, err) : 0;
+    int r = s->leases ? kvfs_leases_use(s->leases, source, &how, &released, err) : 0;
     if (r) {
         ct_source_close(source);
     } else {
         r = ct_model_open(&how, &m, err);
     }
+    parsing_end(header);
     json_decref(input);
     if (r) {
         return NULL;
@@ -295,12 +346,19 @@ void kvfs_open_fail(struct kvfs_opening *o, const struct ct_err *err)
     free(o);
 }
 
+/* Side files stay as they are with cache=direct: programs map them as they like. */
+static bool is_bulk(const struct kvfs_serve *s, const struct kvfs_content *c)
+{
+    return s->config.cache == KVFS_CACHE_DIRECT && kvfs_content_as_model(c);
+}
+
 void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
 {
     struct kvfs_serve *s = o->s;
     struct kvfs_handle *h = o->handle;
     o->fi.fh = (uintptr_t)h;
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
+    o->fi.direct_io = is_bulk(s, h->content);
     o->fi.noflush = 1;
     kvfs_audit_reader(s, o->node, fuse_req_ctx(o->req), NULL, NULL);
     kvfs_hand_over(s);
@@ -321,7 +379,7 @@ static struct kvfs_handle *file_handle(const struct kvfs_opening *o, struct kvfs
     }
     h->node = o->node;
     h->content = c;
-    h->direct = (o->fi.flags & O_DIRECT) != 0;
+    h->direct = (o->fi.flags & O_DIRECT) != 0 || is_bulk(o->s, c);
     pthread_mutex_lock(&o->node->lock);
     o->node->open_count++;
     pthread_mutex_unlock(&o->node->lock);

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { KVFS_CURSORS = 16 };
+enum { KVFS_CURSORS = 64 };
 
 struct kvfs_cursor {
     uint64_t next;  /* offset where the stream would go on */

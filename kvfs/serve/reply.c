@@ -34,6 +34,16 @@ void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct kvfs_con
     fuse_reply_iov(req, iov, count);
 }
 
+void kvfs_reply_store(struct kvfs_serve *s, const struct kvfs_node *node,
+                      const struct kvfs_content *content, uint64_t offset, uint8_t *data, size_t n)
+{
+    struct fuse_bufvec v = FUSE_BUFVEC_INIT(n);
+    v.buf[0].mem = data;
+    if (!atomic_load(&s->sealed) && kvfs_content_revoked(content, NULL) == 0) {
+        (void)fuse_lowlevel_notify_store(s->session, node->id, (off_t)offset, &v, 0);
+    }
+}
+
 static void remember(const struct fuse_ctx *ctx, const char *path, int why, const char *message)
 {
     pthread_mutex_lock(&lock);

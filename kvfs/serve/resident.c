@@ -30,6 +30,7 @@ struct kvfs_resident {
     int32_t backing;
     int fd;
     uint8_t *map; /* while populating */
+    struct ct_load *load;
     uint64_t size;
     uint32_t extents, taken, done;
     uint64_t bytes_done;
@@ -168,7 +169,8 @@ static int get_memory(struct kvfs_serve *s, struct kvfs_resident *r, struct ct_e
     (void)madvise(map, r->size, MADV_DONTDUMP);
     r->map = map;
     memcpy(map, head, head_len);
-    return 0;
+    r->load = ct_load_new(kvfs_content_as_model(r->content), r->map + head_len, err);
+    return r->load ? 0 : -1;
 }
 
 /* All threads are done with it, or it never began: READY, or back to the page cache. */
@@ -180,6 +182,8 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
         munmap(r->map, r->size);
         r->map = NULL;
     }
+    ct_load_free(r->load);
+    r->load = NULL;
     if (!r->failed && kvfs_content_check(r->content, &r->why)) {
         r->failed = true;
     }
@@ -397,7 +401,7 @@ static int decrypt(struct kvfs_serve *s, struct kvfs_resident *r, uint32_t exten
     /* A window at the beginning, and then one more for each that is taken. */
     kvfs_fetch_ask(fetch, r->content, extent ? extent + window : 1, extent ? 1 : window);
     kvfs_content_extent(r->content, extent, &begin, len);
-    int rc = kvfs_content_read(r->content, extent, r->map + begin, &damages, err);
+    int rc = kvfs_content_load(r->content, r->load, extent, &damages, err);
     if (rc == 0 && damages.count) {
         rc = ct_err_set(err, damages.items[0].code, "%s", damages.items[0].what);
     }
@@ -567,6 +571,9 @@ void kvfs_resident_info(struct kvfs_serve *s, const struct kvfs_node *node,
         out->mode = r->state < READY ? "populating" : "resident";
         out->bytes = r->size;
         out->done = r->state < READY ? r->bytes_done : r->size;
+    } else if (node->cache == KVFS_SERVED_PAGE && s->config.cache == KVFS_CACHE_DIRECT &&
+               node->verdict.kind == KVFS_VERDICT_MODEL) {
+        out->mode = "direct";
     }
     pthread_mutex_unlock(&s->residents->lock);
 }

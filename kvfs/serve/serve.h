@@ -4,8 +4,9 @@
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
- * from a server), guarded.c (the guard), audit*.c, chunks.c pool.c prefetch.c ops_read.c (the read
- * path), reply.c (errno and the only reply that carries file data), statusdir.c (.kvfs/), seal.c.
+ * from a server), guarded.c (the guard), audit*.c, chunks.c at_once.c ahead.c store.c edges.c
+ * slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only reply
+ * that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -142,10 +143,14 @@ void kvfs_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 int kvfs_scan(struct kvfs_serve *s, char *text, size_t cap, struct ct_err *err);
 
 /* ---- reply.c ---- */
-/* The only function that hands file data to the kernel: tests first whether the mount is sealed or
- * the content revoked. Answers `req`. */
+/* The only two functions that hand file data to the kernel: they test first whether the mount is
+ * sealed or the content revoked. Answers `req`. */
 void kvfs_reply_data(struct kvfs_serve *s, fuse_req_t req, const struct kvfs_content *content,
                      const struct iovec *iov, int count);
+/* Puts data into the page cache that nobody asked for. Waits for pages that reads on their way have
+ * locked: from a thread that answers none, and that sealing waits for. */
+void kvfs_reply_store(struct kvfs_serve *s, const struct kvfs_node *node,
+                      const struct kvfs_content *content, uint64_t offset, uint8_t *data, size_t n);
 /* The only place where a ct_err becomes an errno for a reader; counts, remembers, and logs one
  * rate-limited line (file, tensor, chunk, reason, reader). node may be NULL. */
 void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *node,
@@ -186,7 +191,7 @@ struct kvfs_handle {
     atomic_uint refs;                 /* the kernel's, and one a read on its way */
     struct kvfs_node *node;           /* NULL for `.kvfs/` */
     struct kvfs_content *content;     /* a reference; NULL for directories and `.kvfs/` */
-    bool direct;                      /* opened with O_DIRECT */
+    bool direct;                      /* opened with O_DIRECT, or all are (cache=direct) */
     struct kvfs_listing *listing;     /* of a directory (ops_tree.c) */
     struct ct_buf snapshot;           /* of a `.kvfs/` file, as it was at open */
     struct kvfs_handle *next, **link; /* in the list of all */

@@ -7,7 +7,7 @@
 
 #include "format/base/secret.h"
 
-enum { SLOTS_MIN = 4 };
+enum { SLOTS_MIN = 4, EDGES_SHARE = 64 }; /* of the memory */
 
 /* Pages are locked as they are touched. Where the limit is too low for all of it, half of the limit
  * goes to the first slots, which are used most, and the rest is left to keys. Status shows what
@@ -31,13 +31,18 @@ unsigned kvfs_slots_threads(uint64_t memory, unsigned threads)
 int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err)
 {
     size_t assembly = (size_t)threads * KVFS_ASSEMBLY;
-    uint64_t count = memory > assembly ? (memory - assembly) / CT_EXTENT_MAX : 0;
-    *s = (struct kvfs_slots){.count = count < SLOTS_MIN ? SLOTS_MIN : (unsigned)count};
-    s->map_len = (size_t)s->count * CT_EXTENT_MAX + assembly;
+    unsigned edges = (unsigned)(memory / EDGES_SHARE / KVFS_EDGES_SIZE);
+    size_t beside = assembly + (size_t)edges * KVFS_EDGES_SIZE;
+    uint64_t count = memory > beside ? (memory - beside) / CT_EXTENT_MAX : 0;
+    *s = (struct kvfs_slots){.count = count < SLOTS_MIN ? SLOTS_MIN : (unsigned)count,
+                             .edges.count = edges};
+    s->map_len = (size_t)s->count * CT_EXTENT_MAX + beside;
     s->slots = calloc(s->count, sizeof(*s->slots));
+    s->edges.all = calloc(edges + 1, sizeof(*s->edges.all));
     s->map = mmap(NULL, s->map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!s->slots || s->map == MAP_FAILED) {
+    if (!s->slots || !s->edges.all || s->map == MAP_FAILED) {
         free(s->slots);
+        free(s->edges.all);
         return ct_err_sys(err, errno, "no memory for %u slots", s->count);
     }
     (void)madvise(s->map, s->map_len, MADV_DONTDUMP);
@@ -47,6 +52,9 @@ int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, str
         s->slots[i].buf = s->map + (size_t)i * CT_EXTENT_MAX;
     }
     s->assembly = s->map + (size_t)s->count * CT_EXTENT_MAX;
+    for (unsigned i = 0; i < edges; i++) {
+        s->edges.all[i].memory = s->assembly + assembly + (size_t)i * KVFS_EDGES_SIZE;
+    }
     return 0;
 }
 
@@ -60,6 +68,12 @@ void kvfs_slots_wipe(struct kvfs_slots *s)
         s->slots[i].state = KVFS_SLOT_FREE;
         s->slots[i].node = 0;
     }
+    for (unsigned i = 0; i < s->edges.count; i++) {
+        if (s->edges.all[i].node) {
+            ct_wipe(s->edges.all[i].memory, KVFS_EDGES_SIZE);
+        }
+        s->edges.all[i].node = 0;
+    }
 }
 
 void kvfs_slots_free(struct kvfs_slots *s)
@@ -69,6 +83,7 @@ void kvfs_slots_free(struct kvfs_slots *s)
         munmap(s->map, s->map_len);
     }
     free(s->slots);
+    free(s->edges.all);
     *s = (struct kvfs_slots){0};
 }
 

@@ -1,5 +1,6 @@
 /*
- * The memory that holds plaintext: slots for decrypted extents, and one assembly buffer a thread.
+ * The memory that holds plaintext: slots for decrypted extents, their edges, and one assembly
+ * buffer a thread.
  * One mapping of fixed size, locked as it is touched where limits allow, left out of core dumps.
  * Everything here is called with the cache's lock held unless it says otherwise.
  */
@@ -27,8 +28,25 @@ struct kvfs_slot {
     unsigned pins;            /* threads that read it just now */
     bool damaged;             /* some unit of it: see the node's memo */
     uint64_t served;          /* parts given out: bit i is the i-th of KVFS_PARTS */
+    bool stored;              /* its rest goes, or went, into the page cache */
     uint64_t touched;         /* tick */
     struct kvfs_job *waiters; /* requests that are parked here while it is filled */
+};
+
+/* For edges.h: any page size will do. */
+enum { KVFS_EDGE = 4096, KVFS_EDGES_SIZE = 2 * KVFS_EDGE };
+
+struct kvfs_edge {
+    uint64_t node; /* id; 0: none */
+    uint32_t extent;
+    uint64_t begin, end;  /* of the extent, in the file */
+    uint32_t first, last; /* bytes kept from its beginning, and from its end */
+    uint8_t *memory;      /* KVFS_EDGE bytes for each of the two */
+};
+
+struct kvfs_edges {
+    struct kvfs_edge *all;
+    unsigned count;
 };
 
 struct kvfs_slots {
@@ -38,6 +56,7 @@ struct kvfs_slots {
     uint8_t *map;
     size_t map_len;
     uint8_t *assembly; /* `threads` buffers of KVFS_ASSEMBLY bytes */
+    struct kvfs_edges edges;
 };
 
 /* How many of `threads` may be: their buffers take a quarter of the memory at most. */

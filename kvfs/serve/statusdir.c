@@ -166,11 +166,11 @@ static json_t *memory_of(struct kvfs_serve *s, const struct kvfs_chunks_stats *c
 
 static json_t *counters_of(const struct kvfs_chunks_stats *c)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "hits", (json_int_t)c->hits, "misses",
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "hits", (json_int_t)c->hits, "misses",
                      (json_int_t)c->misses, "waits", (json_int_t)c->waits, "prefetched",
                      (json_int_t)c->prefetched, "evicted_unread", (json_int_t)c->evicted_unread,
-                     "bytes_decrypted", (json_int_t)c->bytes_decrypted, "parked",
-                     (json_int_t)c->parked);
+                     "bytes_decrypted", (json_int_t)c->bytes_decrypted, "bytes_stored",
+                     (json_int_t)c->bytes_stored, "parked", (json_int_t)c->parked);
 }
 
 /* What decrypts, and what its trial at the start gave. */
@@ -197,8 +197,10 @@ static json_t *crypto_of(const struct kvfs_config *c)
 static json_t *options_of(const struct kvfs_config *c)
 {
     static const char *const plain[] = {"safe", "all", "none"};
-    static const char *const cache[] = {
-        [KVFS_CACHE_AUTO] = "auto", [KVFS_CACHE_PAGE] = "page", [KVFS_CACHE_RESIDENT] = "resident"};
+    static const char *const cache[] = {[KVFS_CACHE_AUTO] = "auto",
+                                        [KVFS_CACHE_PAGE] = "page",
+                                        [KVFS_CACHE_RESIDENT] = "resident",
+                                        [KVFS_CACHE_DIRECT] = "direct"};
     static const char *const levels[] = {"error", "warning", "info", "debug"};
     return json_pack(
         "{s:s,s:s,s:s,s:b,s:i,s:i,s:b,s:I,s:i,s:s,s:I,s:i,s:s}", "plain", plain[c->plain],
@@ -302,6 +304,8 @@ static void put_metrics(struct kvfs_serve *s, struct ct_buf *out)
     put_counter(out, "read_bytes", "Bytes that these asked for.", t.bytes);
     put_counter(out, "errors", "Opens and reads that failed.", t.errors);
     put_counter(out, "decrypted_bytes", "Bytes decrypted and authenticated.", c.bytes_decrypted);
+    put_counter(out, "stored_bytes", "Bytes put into the page cache before they were asked for.",
+                c.bytes_stored);
     put_counter(out, "extent_hits", "Extents found decrypted.", c.hits);
     put_counter(out, "extent_misses", "Extents decrypted on demand.", c.misses);
     put_counter(out, "extent_waits", "Reads that waited for another's decryption.", c.waits);

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 
+from conditions import Conditions
 from loaders import Loaders, has_warm
 from measure import CORES, GoCryptFS, Missing, Models, Tools, copy, kvfstest
 
@@ -31,6 +32,7 @@ class Cases(dict):
             self.trying("loaders", self.loading)
         self.writing()
         self["many shards"] = self.many_shards
+        Conditions(self)
 
     def close(self):
         if self.loaders:

@@ -45,15 +45,14 @@ struct world {
 struct runtime {
     struct world *w;
     pthread_t thread;
-    int number;
     const char *api_key;
     json_t *keys, *publics; /* {"sign", "decrypt", "audit"} */
-    char thumbs[3][KX_THUMBPRINT + 1];
-    json_t *headers; /* the set, as in the proof */
+    json_t *headers;        /* the set, as in the proof */
     SSL *ssl;
-    int fd;
     double first, *times;
     size_t count, room;
+    int number, fd;
+    char thumbs[3][KX_THUMBPRINT + 1];
 };
 
 static const char *const names[] = {"sign", "decrypt", "audit"};

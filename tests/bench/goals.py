@@ -131,9 +131,36 @@ def other_goals():
                field("many shards", "memory"))
 
 
+def condition_goals():
+    group = "Real conditions"
+    yield Goal(group, "source of 10 ms, 1 GB/s: of 16 copiers of the ciphertext", "×", "≥", 0.85,
+               faster("far source", "far source, 16 copiers"))
+    yield Goal(group, "a cgroup of 256 MiB, one core: of unlimited, one core", "×", "≥", 0.8,
+               faster("one core, 256 MiB", "one core"))
+    yield Goal(group, "processes that were killed for memory there", "", "≤", 0,
+               field("one core, 256 MiB", "killed"))
+    yield Goal(group, "read-ahead of 128 KiB (rootless): of 1 MiB", "×", "", None,
+               faster("read-ahead of 128 KiB", "page pread 1"))
+    yield Goal(group, "worker's memory, 8 streams of 8 files: of memory=", "×", "≤", 1,
+               field("8 streams, 8 files", "share"))
+    for mode, what in ("blocks", "16 MiB blocks by pread"), ("slices", "slices of a mapping"):
+        yield Goal(group, f"8 readers, {what}: each byte decrypted", "×", "≤", 1.1,
+                   field(f"page {mode} 8", "decrypted"))
+        yield Goal(group, f"8 readers, {what}: of 2 readers", "×", "", None,
+                   faster(f"page {mode} 8", "page pread 2"))
+    for readers in 8, 32:
+        yield Goal(group, f"CPU of {readers} readers: of one reader's", "×", "≤", 1.25,
+                   share(f"page pread {readers}", "page pread 1", "cpu"))
+    yield Goal(group, "CPU a GB, eight times the size", "×", "≤", 1.15,
+               lambda r: (r["page pread, double size"]["cpu"]
+                          / r["page pread, double size"]["bytes"]
+                          / r["page pread, quarter size"]["cpu"]
+                          * r["page pread, quarter size"]["bytes"]))
+
+
 def all_goals():
     return [*page_goals(), *resident_goals(), *first_touch_goals(), *loader_goals(),
-            *other_goals()]
+            *other_goals(), *condition_goals()]
 
 
 @dataclasses.dataclass

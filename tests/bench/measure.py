@@ -21,7 +21,7 @@ MIB = 1 << 20
 CORES = len(os.sched_getaffinity(0))
 
 
-class Missing(Exception):
+class Missing(RuntimeError):
     """Raised where something can't be measured here, with the reason."""
 
 
@@ -62,13 +62,15 @@ def write_model(path, tensors, size):
 
 class Models:
     """`plain`, encrypted as `v1` and `v2`: one file of `mib` MiB in tensors of up to 64 MiB; `one`:
-    a single tensor of half that, version 1; `many`: 200 shards with 50,000 tensors."""
+    a single tensor of half that, version 1; `part`: a quarter of it, `large`: twice; `many`: 200
+    shards with 50,000 tensors. `small`: there is neither of the two before."""
 
     NAME = "model.safetensors"
 
     def __init__(self, mib, quick):
         self.keys = self.path("keys")
         self.shards, self.per_shard = (20, 50) if quick else (200, 250)
+        self.small = quick
         kvfstest.kvfs("keygen", self.keys)
         self.make("plain", mib // min(mib, 64), min(mib, 64) * MIB)
         for version in 1, 2:
@@ -76,6 +78,10 @@ class Models:
         self.make("one-plain", 1, mib // 2 * MIB)
         self.encrypt("one-plain", "one", "--format-version", 1)
         shutil.rmtree(self.path("one-plain"))
+        for name, size in (("part", mib // 4), ("large", 2 * mib)) if not quick else ():
+            self.make(name + "-plain", size // 64, 64 * MIB)
+            self.encrypt(name + "-plain", name)
+            shutil.rmtree(self.path(name + "-plain"))
         os.mkdir(self.path("many-plain"))
         for i in range(self.shards):
             write_model(self.path("many-plain", f"model-{i:05d}.safetensors"), self.per_shard, 1024)

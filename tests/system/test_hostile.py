@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Source directories that somebody else arranged: trees bent so that a signed path would yield
 another one's content, names that would hide what the mount says of itself, sizes that no disk has."""
+import concurrent.futures
 import errno
 import fcntl
 import json
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from kvfstest import ROOT, Checks, Mount, kvfs, sanitized, workdir
+from kvfstest import ROOT, Checks, Mount, kvfs, proc_status, sanitized, workdir
 
 SHARD = "model-00001-of-00001.safetensors"
 RELOAD = ord("k") << 8 | 1  # what `kvfs reload` asks of MNT/.kvfs/status.json
@@ -143,6 +144,32 @@ def sizes(checks, keys):
     subprocess.run(["umount", tmpfs], check=True)
 
 
+def headers(checks, keys):
+    """Headers of many small tensors, of which each byte takes five until the signature is seen to
+    be none. All who open them share 64 MiB, or twice memory=."""
+    source = Source(keys, manifest=False)
+    with open(source.file(SHARD), "rb") as file:
+        size, = struct.unpack("<Q", file.read(8))
+        header, body = file.read(size), file.read()
+    names = {f"large{i}.safetensors": 5 for i in range(3)} | {"huge.safetensors": 15}
+    for name, mega in names.items():
+        more = ",".join(f'"{name}{i:07}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+                        for i in range(mega * 1000000 // 77)).encode()
+        text = b"{" + more + b"," + header[1:]
+        text += b" " * (-len(text) % 8)
+        with open(source.file(name), "wb") as out:
+            out.write(struct.pack("<Q", len(text)) + text + body)
+    with checks.check("large hostile headers, opened at once: refused, within bounds of memory"), \
+            source.mount("memory=16M") as m:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            found = dict(zip(4 * list(names), pool.map(
+                lambda n: outcome(os.path.join(m.path, n)), 4 * list(names))))
+        assert found.pop("huge.safetensors") == "ENOMEM", found
+        assert set(found.values()) == {"EKEYREJECTED"}, found
+        peak = int(proc_status(m.worker)["VmHWM"].split()[0]) // 1024
+        assert sanitized() or peak < 16 + 64 + 32, f"{peak} MiB"
+
+
 def touched(checks, keys):
     with checks.check("chmod and a further hard link change no content that a digest vouches for"):
         text = json.dumps(list(range(300000)))  # above 1 MiB: in pieces
@@ -241,6 +268,7 @@ def main():
     bent_trees(checks, keys)
     borrowed_names(checks, keys)
     sizes(checks, keys)
+    headers(checks, keys)
     touched(checks, keys)
     reloaded(checks, keys)
     many(checks, keys)

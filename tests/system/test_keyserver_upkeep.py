@@ -257,7 +257,7 @@ def test_migration(world):
     server = world.server
     with check("a database of the first version: refused with a word, migrated, twice as well"):
         server.stop()
-        for text in ("DROP INDEX subscriptions_of", "DROP INDEX audit_records_at",
+        for text in ("DROP TABLE changed", "DROP INDEX subscriptions_of", "DROP INDEX audit_records_at",
                      "DROP INDEX leases_expires", "ALTER TABLE leases DROP COLUMN audit_pruned",
                      "ALTER TABLE leases DROP COLUMN audit_pruned_head",
                      "ALTER TABLE audit_records DROP COLUMN at",

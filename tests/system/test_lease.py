@@ -351,17 +351,18 @@ def is_resident(m):
 
 def test_lease_end(world):
     server = world.server
-    server.sql("UPDATE models SET lease_seconds = 3")
+    server.sql("UPDATE models SET lease_seconds = 5")
     try:
         with check("renewed in the background, over a restart of the server too"):
             with world.mount() as m:
                 first = lease_of(m)
                 server.stop(signal.SIGKILL)
-                time.sleep(1.5)
+                time.sleep(2)
                 server.start()
-                time.sleep(3)
+                time.sleep(4)
                 assert lease_of(m)["lease"] == first["lease"] and lease_of(m)["state"] == "held"
                 assert same(f"{m.path}/{SHARDS[0]}", f"{world.plain['m']}/{SHARDS[0]}")
+        server.sql("UPDATE models SET lease_seconds = 3")
         with check("a courier that is killed is replaced"):
             with world.mount() as m:
                 for pid in couriers():

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Every option of kvfs mount, as --name and in -o, as status shows it; values that are refused;
 where the log goes; commas and awkward places; update=pin and follow at their simplest."""
+import errno
 import json
+import mmap
 import os
 import re
 import shutil
@@ -35,6 +37,7 @@ PROBES = {
     "log-level": ("debug", lambda m: level_of(m), True),
 }
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
+             "mounter",  # test_containers
              "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
              "guard", "exit-on-seal",  # test_seal
              "audit", "audit-log"}  # test_audit
@@ -84,6 +87,55 @@ def test_each(model):
         with model.mount("memory=auto", "threads=auto") as m:
             assert 64 << 20 <= m.status()["memory"]["bound"] <= 512 << 20
             assert m.status()["options"]["threads"] == len(os.sched_getaffinity(0))
+
+
+def test_limits(model):
+    """Limits of a cgroup of version 2, from files such as the kernel's."""
+    if os.geteuid() != 0:
+        return
+    run("mount", "-t", "tmpfs", "none", "/sys/fs/cgroup", check=True)
+    try:
+        for memory, cpu, bound, threads in (("max", "max 100000", None, None),
+                                            ("1073741824", "50000 100000", 128 << 20, 1),
+                                            ("268435456", "100000 100000", 64 << 20, 1)):
+            for name, text in (("memory.max", memory), ("cpu.max", cpu), ("memory.current", "0")):
+                with open("/sys/fs/cgroup/" + name, "w", encoding="ascii") as out:
+                    out.write(text + "\n")
+            with check(f"auto: memory.max {memory}, cpu.max {cpu}"):
+                with model.mount("cache=page") as m:
+                    status = m.status()
+                    assert status["memory"]["bound"] == bound or not bound, status["memory"]
+                    got = status["options"]["threads"]
+                    assert got == (threads or len(os.sched_getaffinity(0))), got
+    finally:
+        run("umount", "/sys/fs/cgroup", check=True)
+
+
+def test_direct(model):
+    """cache=direct: nothing of a model is kept, side files are served as ever."""
+    want = model.plain_bytes()
+    with model.mount("cache=direct") as m, open(model.shown(m), "rb", buffering=0) as file:
+        with check("cache=direct: read, each time decrypted anew, and status says so"):
+            for _ in range(2):
+                file.seek(0)
+                assert b"".join(iter(lambda: file.read(1 << 20), b"")) == want
+            status = m.status()
+            shown = next(f for f in status["files"] if f["paths"][0] == model.shard)
+            assert shown["cache"] == "direct", shown
+            assert status["counters"]["bytes_stored"] == 0
+            assert shown["bytes_read"] >= 2 * len(want), shown
+        with check("cache=direct: MAP_PRIVATE works, MAP_SHARED is ENODEV"):
+            with mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as view:
+                assert view[:] == want
+            try:
+                mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+                raise AssertionError("MAP_SHARED works")
+            except OSError as error:
+                assert error.errno == errno.ENODEV, error
+        with check("cache=direct: a side file can be mapped as ever"):
+            with open(m.path + "/config.json", "rb") as side, \
+                    mmap.mmap(side.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as view:
+                assert view[:] == read_all(model.plain + "/config.json")
 
 
 def test_refused(model):
@@ -253,6 +305,8 @@ def main():
     os.umask(0o022)
     model = Model(mib=2)
     test_each(model)
+    test_limits(model)
+    test_direct(model)
     test_refused(model)
     test_awkward_places(model)
     test_log(model)

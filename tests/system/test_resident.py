@@ -291,6 +291,22 @@ def remounting(checks, model):
                 m.pids = {}  # the next is mounted while these are still ending
 
 
+def read_once(checks, model):
+    """A long message is decrypted where its ciphertext was read to, to authenticate it."""
+    with checks.check("version 1: the source is read once, and bytes are right"):
+        with model.mount("cache=resident") as m:
+            before = bytes_read(m.worker)
+            assert read_all(model.shown(m)) == model.plain_bytes()
+            assert mode_of(m, model.shards[0]) == "resident"
+            times = (bytes_read(m.worker) - before) / len(model.plain_bytes())
+            assert times < 1.3, f"{times:.2f} times"
+
+
+def bytes_read(pid):
+    with open(f"/proc/{pid}/io", encoding="ascii") as file:
+        return int(dict(line.split(": ") for line in file)["rchar"])
+
+
 def main():
     checks = Checks()
     small = Model(24, name="small-")
@@ -303,6 +319,7 @@ def main():
     bytes_are_right(checks, small, "version 2")
     bytes_are_right(checks, first, "version 1")
     bytes_are_right(checks, odd, "odd chunks")
+    read_once(checks, Model(64, 0, "long-", ["--format-version", "1"]))
     choices(checks, small, large)
     fallback(checks, small)
     openers(checks, large)

@@ -53,6 +53,10 @@ def page_cache(checks, model):
         with checks.check("what is no mount of kvfs is an error that says so"):
             code, _, error = warm(workdir())
             assert code == 1 and "no kvfs is mounted" in error, error
+    with model.mount("cache=direct") as m:
+        with checks.check("cache=direct: an error that says that nothing is kept"):
+            code, _, error = warm(m.path)
+            assert code == 1 and "cache=direct" in error, error
 
 
 def resident(checks, model):

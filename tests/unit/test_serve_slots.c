@@ -1,7 +1,8 @@
 /* The bound on the memory for plaintext, whatever threads there are. */
 #include <criterion/criterion.h>
+#include <string.h>
 
-#include "kvfs/serve/slots.h"
+#include "kvfs/serve/edges.h"
 
 Test(slots, served)
 {
@@ -38,4 +39,46 @@ Test(slots, memory)
         cr_expect_geq(s.count, 4);
         kvfs_slots_free(&s);
     }
+}
+
+Test(edges, kept)
+{
+    /* The bytes on both sides of the first and of the last page boundary, and nothing else. */
+    struct kvfs_slots s;
+    uint8_t got[KVFS_EDGE];
+    enum { BEGIN = 1000, LEN = 100000 };
+    cr_assert_eq(kvfs_slots_make(&s, UINT64_C(64) << 20, 1, NULL), 0);
+    struct kvfs_slot *slot = &s.slots[0];
+    *slot = (struct kvfs_slot){.buf = slot->buf,
+                               .state = KVFS_SLOT_READY,
+                               .node = 7,
+                               .extent = 3,
+                               .begin = BEGIN,
+                               .len = LEN};
+    for (uint32_t i = 0; i < LEN; i++) {
+        slot->buf[i] = (uint8_t)(i * 7 + i / 256);
+    }
+    static const struct {
+        uint64_t from, to;
+        bool kept;
+    } reads[] = {{BEGIN, KVFS_EDGE, true},
+                 {BEGIN + 5, BEGIN + 6, true},
+                 {BEGIN, KVFS_EDGE + 1, false},
+                 {BEGIN - 1, KVFS_EDGE, false},
+                 {UINT64_C(24) * KVFS_EDGE, BEGIN + LEN, true},
+                 {UINT64_C(24) * KVFS_EDGE - 1, BEGIN + LEN, false},
+                 {UINT64_C(24) * KVFS_EDGE, BEGIN + LEN + 1, false}};
+    cr_expect(!kvfs_edges_copy(&s.edges, 7, 3, BEGIN, KVFS_EDGE, got));
+    kvfs_edges_keep(&s.edges, slot);
+    for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++) {
+        uint64_t n = reads[i].to - reads[i].from;
+        bool kept = kvfs_edges_copy(&s.edges, 7, 3, reads[i].from, reads[i].to, got);
+        cr_expect_eq(kept, reads[i].kept, "%zu", i);
+        cr_expect(!kept || memcmp(got, slot->buf + (reads[i].from - BEGIN), n) == 0, "%zu", i);
+    }
+    cr_expect(!kvfs_edges_copy(&s.edges, 8, 3, BEGIN, KVFS_EDGE, got), "another file");
+    cr_expect(!kvfs_edges_copy(&s.edges, 7, 4, BEGIN, KVFS_EDGE, got), "another extent");
+    kvfs_slots_wipe(&s);
+    cr_expect(!kvfs_edges_copy(&s.edges, 7, 3, BEGIN, KVFS_EDGE, got), "wiped");
+    kvfs_slots_free(&s);
 }

@@ -1,0 +1,155 @@
+"""Conditions that are not those of a quiet machine with everything in memory: a source that is far
+away, little memory and one core, no privilege to set read-ahead, many readers, large files."""
+import contextlib
+import os
+import threading
+
+from measure import MIB, Missing, Models, cpu_of, kvfstest
+
+LATENCY_MS, MIB_PER_SECOND = 10, 1000
+SMALL = 256 * MIB
+STREAMS = 8
+
+
+class Conditions:
+    """Cases of their own; `mount` and `tools` are those of the others."""
+
+    def __init__(self, cases):
+        self.models, self.tools, self.mount = cases.models, cases.tools, cases.mount
+        cases["far source, 16 copiers"] = self.copiers
+        cases["far source"] = self.far
+        for readers in 8, 32:
+            cases[f"page pread {readers}"] = lambda n=readers: self.tools.through(
+                self.mount("page"), "pread", n)
+        self.sizes(cases)
+        for name, command in (("one core", ()), ("one core, 256 MiB", ("memory",))):
+            cases[name] = lambda c=command: self.small(bool(c))
+        cases["read-ahead of 128 KiB"] = lambda: self.tools.through(
+            self.models.mount("v2", "cache=page", "readahead=128"), "pread")
+        cases["8 streams, 8 files"] = self.streams
+        for mode in "blocks", "slices":
+            cases[f"page {mode} 8"] = lambda m=mode: self.pattern(m)
+
+    def pattern(self, mode):
+        """8 readers as vLLM has them; and how often each byte was decrypted."""
+        with self.mount("page") as m:
+            path = os.path.join(m.path, Models.NAME)
+            result = self.tools.read(mode, path, 8, list(m.pids.values()))
+            result["decrypted"] = m.status()["counters"]["bytes_decrypted"] / os.stat(path).st_size
+        return result
+
+    # ---- a source that is far away ----
+
+    @contextlib.contextmanager
+    def source(self):
+        """The encrypted model behind a latency; nothing of it is cached."""
+        path = self.models.path("far")
+        os.makedirs(path, exist_ok=True)
+        kvfstest.run(os.path.join(self.tools.programs, "slow_source"), self.models.path("v2"), path,
+                     LATENCY_MS, MIB_PER_SECOND, check=True)
+        try:
+            yield path
+        finally:
+            kvfstest.run("umount", path, check=True)
+
+    def copiers(self):
+        with self.source() as path:
+            return self.tools.read("pread", os.path.join(path, Models.NAME), 16)
+
+    def far(self):
+        with self.source() as path:
+            mount = kvfstest.Mount(path, keys=[self.models.reader], options=["cache=page"])
+            return self.tools.through(mount, "pread")
+
+    # ---- little memory, one core ----
+
+    def small(self, limited):
+        """Everything on one core; with a limit, kvfs in a cgroup of 256 MiB."""
+        enter = ["taskset", "-c", "0"]
+        with contextlib.ExitStack() as stack:
+            if limited:
+                group = stack.enter_context(memory_group(SMALL))
+                enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"] + enter
+            mount = kvfstest.Mount(self.models.path("v2"), keys=[self.models.reader],
+                                   options=["cache=page"], prefix=enter)
+            before = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {0})
+            try:
+                result = self.tools.through(mount, "pread")
+            finally:
+                os.sched_setaffinity(0, before)
+            if limited:
+                result["killed"] = oom_kills(group)
+        return result
+
+    # ---- memory, many files ----
+
+    def streams(self):
+        """The worker's own memory while 8 readers read 8 files, as a share of its bound."""
+        directory = self.models.path("streams")
+        if not os.path.exists(directory):
+            os.mkdir(directory)
+            for i in range(STREAMS):  # copies: links would be one file
+                kvfstest.run("cp", self.models.file("v2" if self.models.small else "part"),
+                             os.path.join(directory, f"model-{i}.safetensors"), check=True)
+        bound = 128 * MIB
+        mount = kvfstest.Mount(directory, keys=[self.models.reader],
+                               options=["cache=page", f"memory={bound >> 20}M"])
+        with mount as m:
+            before = resident_of(m.worker)
+            threads = [threading.Thread(target=self.tools.read, args=(
+                "pread", os.path.join(m.path, f"model-{i}.safetensors"))) for i in range(STREAMS)]
+            used = cpu_of(m.pids.values())
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return {"share": (resident_of(m.worker) - before) / bound,
+                    "cpu": cpu_of(m.pids.values()) - used}
+
+    def sizes(self, cases):
+        """A quarter of the model, and all of it twice over."""
+        for name, model in (("quarter", "part"), ("double", "large")):
+            if model == "large" and self.models.small:
+                continue
+            cases[f"page pread, {name} size"] = lambda m=model: self.tools.through(
+                self.mount("page", m), "pread")
+
+
+def resident_of(pid):
+    """The highest it was, bytes."""
+    return int(kvfstest.proc_status(pid)["VmHWM"].split()[0]) * 1024
+
+
+@contextlib.contextmanager
+def memory_group(limit):
+    """A cgroup of either version."""
+    bases = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+    for base, file in bases:
+        group = f"{base}/kvfs-bench-{os.getpid()}-small"
+        if not os.path.exists(base + "/cgroup.procs"):
+            continue
+        os.mkdir(group)
+        if os.path.exists(os.path.join(group, file)):
+            break
+        os.rmdir(group)
+    else:
+        raise Missing("no cgroup to be had")
+    try:
+        with open(os.path.join(group, file), "w", encoding="ascii") as out:
+            out.write(str(limit))
+        yield group
+    finally:
+        kvfstest.wait_for(lambda: not kvfstest.read_all(group + "/cgroup.procs"), 10,
+                          "the cgroup's emptying")
+        os.rmdir(group)
+
+
+def oom_kills(group):
+    for name in "memory.oom_control", "memory.events":
+        path = os.path.join(group, name)
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                fields = dict(line.split() for line in file)
+            return int(fields.get("oom_kill", 0))
+    return 0

@@ -1,0 +1,715 @@
+#!/usr/bin/env python3
+"""Containers for real, with runc: a daemon without any privilege whose mount kvfs-mounter makes,
+and a reader that sees /models and nothing else. Whoever dies, no dead mount is left and no page stays
+readable. Who is not the daemon gets nothing of the mounter, and no swapped path moves its mount."""
+import contextlib
+import errno
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+
+from kvfstest import (FINDING, KVFS, ROOT, Checks, Model, Skip, die_with_parent, mounts_at,
+                      no_mount, outcome, proc_status, read_all, run, sanitized, wait_for, workdir)
+
+MOUNTER = os.path.join(os.path.dirname(KVFS), "kvfs-mounter")
+PACKAGING = os.path.join(ROOT, "packaging/container")
+USER = 1000
+MEMLOCK = 8 << 20  # what every machine allows
+SLOW = 4 if sanitized() else 1
+
+COMMAND = ["/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
+           "key=/keys/reader.jwks,mounter=/run/kvfs/socket"]
+PODMAN_FLAGS = ("--network=none --read-only --read-only-tmpfs=false --cap-drop=ALL "
+                "--user=1000:1000 --security-opt=no-new-privileges --pids-limit=256 --ulimit=core=0:0 "
+                "--ulimit=nofile=4096:4096 --ulimit=nproc=4096:4096 "
+                f"--ulimit=memlock={MEMLOCK}:{MEMLOCK} "
+                "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777").split()
+
+# What runs in the reader's container: a JSON command a line, a JSON answer a line.
+READER = r'''
+import errno, json, mmap, os, signal, sys, zlib
+
+held = {}
+
+def outcome(what):
+    """Which bytes, or how they are refused: a fault ends a child, not the reader."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, str(zlib.crc32(what())).encode())
+        except OSError as error:
+            os.write(write, errno.errorcode[error.errno].encode())
+        os._exit(0)
+    os.close(write)
+    said = os.read(read, 100).decode()
+    os.close(read)
+    status = os.waitpid(pid, 0)[1]
+    return signal.Signals(status & 127).name if status & 127 else said
+
+def whole(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+def hold(path):
+    fd = os.open(path, os.O_RDONLY)
+    pages = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    held[path] = (fd, pages)
+    return str(zlib.crc32(pages))
+
+def pages_left(path):
+    """Of what was held: how many pages can be read through the descriptor or the mapping."""
+    fd, pages = held[path]
+    size = len(pages)
+    by_read = 0
+    for at in range(0, size, 4096):
+        try:
+            by_read += len(os.pread(fd, 4096, at)) > 0
+        except OSError:
+            pass
+    return [by_read, outcome(lambda: pages[size // 2:size // 2 + 4096])]
+
+def writable():
+    found = []
+    for top, names, _ in os.walk("/"):
+        if top.startswith(("/proc", "/sys")):
+            names[:] = []
+            continue
+        try:
+            with open(os.path.join(top, "plaintext"), "wb"):
+                found.append(top)
+        except OSError:
+            pass
+    return found
+
+commands = {"read": lambda path: outcome(lambda: whole(path)),
+            "list": lambda path: sorted(os.listdir(path)),
+            "hold": hold, "left": pages_left, "writable": writable,
+            "mounts": lambda: open("/proc/self/mountinfo").read()}
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    try:
+        answer = commands[name](*arguments)
+    except OSError as error:
+        answer = errno.errorcode[error.errno]
+    print(json.dumps(answer), flush=True)
+'''
+
+
+def digest(data):
+    return str(zlib.crc32(data))
+
+
+def runc(*arguments, **more):
+    return run("runc", "--root", os.path.join(workdir(), "runc"), *arguments, **more)
+
+
+def why_not():
+    """Why there can be no containers here; empty if there can."""
+    if os.geteuid() != 0:
+        return "not root"
+    if not shutil.which("runc"):
+        return "no runc: packaging/install-deps test"
+    bundle(reader_rootfs(), "probe", "reader", {"MODELS": workdir()}, "/usr/bin/python3", "-c", "")
+    result = runc("run", "--bundle", os.path.join(workdir(), "probe"), "probe")
+    return result.stderr.strip() if result.returncode else ""
+
+
+def rootfs(name, *programs):
+    path = os.path.join(workdir(), name)
+    if not os.path.exists(path):
+        run(os.path.join(PACKAGING, "make-rootfs"), path, *programs, check=True)
+    return path
+
+
+def daemon_rootfs():
+    return rootfs("rootfs-daemon", KVFS)
+
+
+def reader_rootfs():
+    python = os.path.realpath("/usr/bin/python3")
+    path = rootfs("rootfs-reader", python + ":/usr/bin/python3")
+    if not os.path.exists(path + "/reader.py"):
+        library = "lib/" + os.path.basename(python)
+        shutil.copytree("/usr/" + library, f"{path}/usr/{library}", ignore=shutil.ignore_patterns(
+            "test*", "dist-packages", "site-packages", "idlelib", "lib2to3", "config-*", "asyncio",
+            "__pycache__", "email", "xml*", "distutils", "multiprocessing", "ensurepip"))
+        with open(path + "/reader.py", "w", encoding="ascii") as file:
+            file.write(READER)
+    return path
+
+
+def bundle(rootfs_path, name, kind, settings, *command):
+    out = os.path.join(workdir(), name)
+    run(os.path.join(PACKAGING, "make-bundle"), kind, out, rootfs_path,
+        *(f"{k}={v}" for k, v in settings.items()), "--", *command, check=True)
+    if sanitized():  # the search for leaks takes more system calls than the filter allows
+        config = json.loads(read_all(out + "/config.json"))
+        config["process"]["env"].append("ASAN_OPTIONS=detect_leaks=0")
+        with open(out + "/config.json", "w", encoding="utf-8") as file:
+            json.dump(config, file)
+
+
+class Container:
+    """runc in the foreground, as container NAME of bundle NAME; its output is in a file."""
+
+    count = 0
+
+    def __init__(self, name, **more):
+        Container.count += 1
+        self.name = f"{name}-{os.getpid()}-{Container.count}"
+        self.log = os.path.join(workdir(), self.name + ".log")
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                ["runc", "--root", os.path.join(workdir(), "runc"), "run", "--bundle",
+                 os.path.join(workdir(), name), self.name], stderr=log,
+                **{"stdout": log, "stdin": subprocess.DEVNULL, **more})
+
+    @property
+    def pid(self):
+        state = runc("state", self.name)
+        return json.loads(state.stdout)["pid"] if state.returncode == 0 else 0
+
+    def kill(self, sig="KILL"):
+        runc("kill", self.name, sig)
+
+    def wait(self, timeout=15):
+        return self.process.wait(timeout * SLOW)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait()
+        runc("delete", "--force", self.name)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        found = FINDING.search(self.said())
+        assert not found, f"a sanitizer's report: {self.said()}"
+
+    def said(self):
+        return read_all(self.log).decode(errors="replace")
+
+
+class Reader(Container):
+    def __init__(self):
+        super().__init__("reader", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, *command):
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the reader ended: {self.said()}"
+        return json.loads(line)
+
+
+class Pod:
+    """Mounter, daemon and reader. `with Pod(model) as pod:` starts all three."""
+
+    def __init__(self, model, *options):
+        self.model = model
+        self.options = options
+        self.top = os.path.join(workdir(), "pod")
+        self.shared, self.run = self.top + "/shared", self.top + "/run"
+        self.target = self.shared + "/llm"
+        self.config = self.top + "/mounter.conf"
+        self.socket = self.run + "/socket"
+        for path in (self.top, self.shared, self.run):
+            os.makedirs(path, exist_ok=True)
+        if not mounts_at(self.shared):
+            run("mount", "--bind", self.shared, self.shared, check=True)
+            run("mount", "--make-shared", self.shared, check=True)
+        self.configure()
+        bundle(daemon_rootfs(), "daemon", "daemon",
+               {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": self.run,
+                "MEMLOCK": MEMLOCK},
+               *COMMAND, *options)
+        self.mounter = self.daemon = self.reader = None
+        self.mounter_log = os.path.join(workdir(), "mounter.log")
+
+    def configure(self, **more):
+        settings = {"socket": self.socket, "target": self.target, "uid": USER,
+                    "options": "allow-other", **more}
+        with open(self.config, "w", encoding="ascii") as file:
+            file.writelines(f"{name} {value}\n" for name, value in settings.items())
+
+    def start_mounter(self):
+        with open(self.mounter_log, "ab") as log:
+            self.mounter = subprocess.Popen([MOUNTER, self.config], stderr=log,
+                                            preexec_fn=die_with_parent)
+        wait_for(self.answers, 5 * SLOW, "a listening mounter")
+
+    def answers(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            try:
+                s.connect(self.socket)
+            except OSError:
+                assert self.mounter.poll() is None, read_all(self.mounter_log).decode()
+                return False
+            return True
+
+    def start_daemon(self):
+        self.daemon = Container("daemon")
+        wait_for(self.serves, 10 * SLOW, "a mount")
+
+    def serves(self):
+        assert self.daemon.process.poll() is None, self.daemon.said()
+        return mounts_at(self.target) and self.model.shard in os.listdir(self.target)
+
+    def start_reader(self):
+        shares = {"PID": f"/proc/{self.daemon.pid}/ns/pid"} if self.options else {}
+        bundle(reader_rootfs(), "reader", "reader", {"MODELS": self.shared, **shares},
+               "/usr/bin/python3", "/reader.py")
+        self.reader = Reader()
+
+    def pids(self):
+        """Of the daemon's container, by name."""
+        found = {}
+        for pid in json.loads(runc("ps", "--format", "json", self.daemon.name, check=True).stdout):
+            with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
+                found[comm.read().strip()] = pid
+        return found
+
+    def keeper(self):
+        """Of the mounter."""
+        children = read_all(f"/proc/{self.mounter.pid}/task/{self.mounter.pid}/children").split()
+        assert len(children) == 1, children
+        return int(children[0])
+
+    def path(self, number=0):
+        return "/models/llm/" + self.model.shards[number]
+
+    def __enter__(self):
+        self.start_mounter()
+        self.start_daemon()
+        self.start_reader()
+        return self
+
+    def __exit__(self, *_):
+        for container in (self.reader, self.daemon):
+            if container:
+                container.end()
+        if self.mounter and self.mounter.poll() is None:
+            self.mounter.terminate()
+            self.mounter.wait(10)
+        found = FINDING.search(read_all(self.mounter_log).decode(errors="replace"))
+        assert not found, "a sanitizer's report: " + read_all(self.mounter_log).decode()
+        no_mount(self.target)
+
+
+# ---- what each may and sees ----
+
+def layout(checks, model):
+    with Pod(model) as pod:
+        plain = [digest(model.plain_bytes(n)) for n in range(len(model.shards))]
+        with checks.check("the reader's container gets the right bytes"):
+            for n, want in enumerate(plain):
+                assert pod.reader.ask("read", pod.path(n)) == want, n
+        with checks.check("it sees /models, and nothing else of ours"):
+            assert pod.reader.ask("list", "/models") == ["llm"]
+            for path in ("/encrypted", "/keys", "/run/kvfs"):
+                assert pod.reader.ask("list", path) == [], path
+            mounts = [line.split() for line in pod.reader.ask("mounts").splitlines()]
+            flags = next(m for m in mounts if m[4] == "/models/llm")[5].split(",")
+            assert {"ro", "nosuid", "nodev", "noexec"} <= set(flags), flags
+        with checks.check("the mounter sets the read-ahead"):
+            device = mounts_at(pod.target)[-1][0]
+            assert read_all(f"/sys/class/bdi/{device}/read_ahead_kb").strip() == b"1024"
+        with checks.check("it can write plaintext to /tmp, and to no other place"):
+            assert set(pod.reader.ask("writable")) - {"/tmp", "/dev/shm"} == set()
+        with checks.check("the daemon has no privilege: no capability, no root, no new privileges, "
+                          "a filter, a read-only root"):
+            pids = pod.pids()
+            assert set(pids) == {"kvfs-supervisor", "kvfs-worker", "kvfs-keeper"}, pids
+            for name, pid in pids.items():
+                status = proc_status(pid)
+                assert status["Uid"].split() == [str(USER)] * 4, (name, status["Uid"])
+                for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                    assert int(status[which], 16) == 0, (name, which)
+                assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), name
+            with open(f"/proc/{pids['kvfs-supervisor']}/mountinfo", encoding="ascii") as table:
+                mounts = [line.split() for line in table]
+            assert "ro" in next(m for m in mounts if m[4] == "/")[5].split(",")
+            assert not os.path.exists(f"/proc/{pids['kvfs-supervisor']}/root/dev/fuse")
+            assert not [m for m in mounts if "fuse" in m[m.index("-") + 1]]
+        with checks.check("there is no shell in it, and no file but kvfs, libraries, /etc"):
+            odd = [os.path.join(top, name) for top, _, names in os.walk(daemon_rootfs())
+                   for name in names if "/etc/" not in top + "/" and ".so" not in name]
+            assert odd == [daemon_rootfs() + "/usr/bin/kvfs"], odd
+        with checks.check("a reader whose uid is not the daemon's is admitted by allow-other and "
+                          "mode alone"):
+            assert os.stat(os.path.join(pod.target, model.shard)).st_uid == USER
+            other = run("setpriv", "--reuid", "2000", "--clear-groups", "--regid", "2000", "cat",
+                        os.path.join(pod.target, model.shard))
+            assert other.returncode and "Permission denied" in other.stderr, other.stderr
+        with checks.check("SIGTERM to the daemon unmounts, and it ends with 0"):
+            pod.daemon.kill("TERM")
+            assert pod.daemon.wait() == 0, pod.daemon.said()
+            no_mount(pod.target)
+            assert pod.reader.ask("list", "/models/llm") == []
+        with checks.check("another daemon, another mount, which the running reader sees"):
+            pod.start_daemon()
+            assert pod.reader.ask("read", pod.path()) == plain[0]
+        with checks.check("umount(8) by the host ends the daemon, with 0"):
+            run("umount", pod.target, check=True)
+            assert pod.daemon.wait() == 0, pod.daemon.said()
+            no_mount(pod.target)
+
+
+def guarded(checks, model):
+    if sanitized():
+        checks.skip("guard", "a sanitizer's build is dumpable, and more")
+        return
+    shutil.copy(os.path.join(PACKAGING, "sidecar.profile"), os.path.dirname(model.reader))
+    pod = Pod(model, "--guard", "/keys/sidecar.profile", "--exit-on-seal", "42")
+    with contextlib.ExitStack() as stack:
+        stack.callback(pod.__exit__)
+        pod.start_mounter()
+        try:
+            pod.start_daemon()
+        except AssertionError as error:
+            faults = re.findall(r"guard: (swap|core-pattern|bpf-\w+): .*", str(error))
+            if not faults:
+                raise
+            checks.skip("guard", f"this machine is not as strict wants it: {faults}")
+            return
+        pod.start_reader()
+        with checks.check("guard: a reader in the daemon's PID namespace is admitted"):
+            got = pod.reader.ask("read", pod.path())
+            assert got == digest(model.plain_bytes()), pod.daemon.said()
+        with checks.check("guard: one outside of it is not, though root"):
+            assert outcome(os.path.join(pod.target, model.shards[1])) == "EPERM"
+        with checks.check("guard: the host mounts into the reader's container: the mount is removed, "
+                          "the daemon ends with its code, and the reader with its PID namespace"):
+            pod.reader.ask("hold", pod.path())
+            script = ("import ctypes, os, sys\n"
+                      "libc = ctypes.CDLL(None, use_errno=True)\n"
+                      "assert libc.setns(os.open(sys.argv[1], os.O_RDONLY), 0x20000) == 0\n"
+                      "assert libc.mount(b'none', b'/encrypted', b'tmpfs', 0, None) == 0\n")
+            run(sys.executable, "-c", script, f"/proc/{pod.reader.pid}/ns/mnt", check=True)
+            assert pod.daemon.wait() == 42, pod.daemon.said()
+            assert "mount-" in pod.daemon.said()
+            no_mount(pod.target)
+            assert pod.reader.wait() == 128 + signal.SIGKILL
+
+
+# ---- deaths ----
+
+def deaths(checks, model):
+    ways = {
+        "the worker": lambda pod: [pod.pids()["kvfs-worker"]],
+        "the supervisor, which is the container's pid 1": lambda pod: [pod.daemon.pid],
+        "the supervisor while a read waits": lambda pod: [pod.daemon.pid],
+        "the mounter while a read waits": lambda pod: [pod.mounter.pid],
+        "the mounter": lambda pod: [pod.mounter.pid],
+        "the mounter's keeper": lambda pod: [pod.keeper()],
+        "mounter, then daemon": lambda pod: [pod.mounter.pid, pod.daemon.pid],
+        "daemon, then mounter": lambda pod: [pod.daemon.pid, pod.mounter.pid],
+        "mounter and its keeper": lambda pod: [pod.mounter.pid, pod.keeper()],
+    }
+    for name, victims in ways.items():
+        with checks.check(f"kill -9 of {name}"):
+            death(model, name, victims)
+    with checks.check("kill -9 of the reader disturbs nobody"), Pod(model) as pod:
+        pod.reader.ask("hold", pod.path())
+        pod.reader.kill()
+        pod.reader.wait()
+        pod.start_reader()
+        assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
+
+
+def waiting_reader(pod):
+    """A read whose answer never comes: the worker has taken it, and stands still."""
+    os.kill(pod.pids()["kvfs-worker"], signal.SIGSTOP)
+    path = os.path.join(pod.target, pod.model.shards[1])
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              preexec_fn=die_with_parent)
+    wait_for(lambda: read_all(f"/proc/{reader.pid}/wchan") != b"0", 5, "waiting")
+    return reader
+
+
+def hanging(checks, model):
+    with checks.check("a daemon that hangs, with a read that waits: SIGTERM to the mounter takes "
+                      "everything back, and waits for nobody"), Pod(model) as pod:
+        pod.reader.ask("hold", pod.path())
+        waiting = waiting_reader(pod)
+        for pid in pod.pids().values():
+            os.kill(pid, signal.SIGSTOP)
+        pod.mounter.terminate()
+        assert pod.mounter.wait(5) == 0
+        no_mount(pod.target)
+        assert pod.reader.ask("left", pod.path()) == [0, "SIGBUS"]
+        assert waiting.wait(5) != 0
+
+
+def death(model, name, victims):
+    pod = Pod(model)
+    with pod:
+        assert pod.reader.ask("hold", pod.path()) == digest(model.plain_bytes())
+        busy = waiting_reader(pod) if "waits" in name else None
+        started = time.monotonic()
+        for pid in victims(pod):
+            os.kill(pid, signal.SIGKILL)
+        if name == "the mounter's keeper":  # not needed while the mounter lives
+            assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
+            return
+        both = name == "mounter and its keeper"
+        if both:
+            pod.daemon.wait()
+        else:
+            wait_for(lambda: not mounts_at(pod.target), 10, "unmounting")
+            assert time.monotonic() - started < 4 * SLOW, "it took long"
+            no_mount(pod.target)
+            assert pod.reader.ask("list", "/models/llm") == [], "the reader's copy is still there"
+        by_read, by_map = pod.reader.ask("left", pod.path())
+        assert by_read == 0, f"{by_read} pages can be read"
+        assert by_map == "SIGBUS", f"mapped: {by_map}"
+        if busy:
+            assert busy.wait(10) != 0, "the read that waited got bytes"
+        if both:  # the next one takes it away
+            assert mounts_at(pod.target)
+        if pod.mounter.poll() is not None:
+            pod.start_mounter()
+        no_mount(pod.target)
+        assert pod.daemon.wait() != 0 or "mounter" in name, "the daemon calls that success"
+        pod.daemon.end()
+        pod.start_daemon()
+        assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
+
+
+# ---- the mounter alone ----
+
+def connect(pod, uid, gid, patience=5):
+    """What a process of this uid gets for its KM_MOUNT: bytes and number of descriptors."""
+    script = ("import os, socket, sys\n"
+              "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+              f"s.settimeout({patience})\n"
+              "s.connect(sys.argv[1])\n"
+              "data, fds = b'', []\n"
+              "for call in [lambda: s.send(b'm')] + 2 * [lambda: socket.recv_fds(s, 1000, 8)]:\n"
+              "    try:\n"
+              "        got = call()\n"
+              "    except OSError:\n"
+              "        continue\n"
+              "    if got != 1 and got[0]:\n"
+              "        data, fds = got[:2]\n"
+              "        break\n"
+              "print(len(data), len(fds), int.from_bytes(data[4:8], 'little'), "
+              "data[16:].split(bytes(1))[0].decode())\n")
+    result = run("setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", sys.executable, "-c",
+                 script, pod.socket)
+    return result.stdout.strip() or result.stderr
+
+
+def peers(checks, model):
+    pod = Pod(model)
+    with contextlib.ExitStack() as stack:
+        stack.callback(pod.__exit__)
+        pod.start_mounter()
+        for what, uid, gid in (("another uid", 2000, 2000), ("root", 0, 0),
+                               ("the uid with another gid", USER, 2000)):
+            with checks.check(f"{what} gets nothing of the mounter: no byte, no mount"):
+                assert connect(pod, uid, gid) == "0 0 0", connect(pod, uid, gid)
+                no_mount(pod.target)
+        with checks.check("the daemon's uid gets three descriptors, and the mount ends with it"):
+            assert connect(pod, USER, USER).startswith("272 3 0"), connect(pod, USER, USER)
+            wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
+        with checks.check("while a daemon serves, a second one is refused, a stranger too, and the "
+                          "first goes on"):
+            pod.start_daemon()
+            said = connect(pod, USER, USER)
+            assert said.startswith(f"272 0 {errno.EBUSY} "), said
+            assert connect(pod, 2000, 2000) == "0 0 0"
+            assert pod.serves()
+        with checks.check("packets that no daemon sends end the session of the sender, no more"):
+            pod.daemon.end()
+            for packet in (b"x", b"u", b"m" * 500, b""):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+                    os.setresgid(-1, USER, -1)
+                    os.setresuid(-1, USER, -1)
+                    try:
+                        s.connect(pod.socket)
+                        s.send(packet)
+                    finally:
+                        os.setresuid(-1, 0, -1)
+                        os.setresgid(-1, 0, -1)
+                wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
+            pod.start_daemon()
+        with checks.check("kvfs says what is wrong when it is not the mounter's"):
+            source = shutil.copytree(model.encrypted, pod.top + "/source")
+            key = shutil.copy(model.reader, source + ".jwks")
+            def mount(uid, *more):
+                run("chown", "-R", uid, source, key, check=True)
+                return run("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", KVFS,
+                           "mount", "-f", source, "/models/llm", "--key", key, "-o",
+                           f"mounter={pod.socket}", *more)
+
+            result = mount(2000)
+            assert result.returncode == 1 and "uid and gid in its configuration" in result.stderr, \
+                result.stderr
+        with checks.check("a mount that fails says why, and leaves nothing"):
+            pod.daemon.end()
+            wait_for(lambda: not mounts_at(pod.target), 5, "unmounting")
+            for name in model.shards:
+                os.unlink(os.path.join(source, name))
+            result = mount(USER)
+            assert result.returncode == 1 and "kvfs mount: " in result.stderr, result.stderr
+            no_mount(pod.target)
+            result = mount(USER, "--warm")
+            assert result.returncode == 2 and "option warm" in result.stderr, result.stderr
+            pod.start_daemon()
+
+
+def refused(pod, sentence, **settings):
+    pod.configure(**settings)
+    result = run(MOUNTER, pod.config, timeout=10)
+    pod.configure()
+    assert result.returncode in (1, 2) and sentence in result.stderr, result.stderr
+
+
+def configurations(checks, model):
+    pod = Pod(model)
+    elsewhere = pod.top + "/elsewhere"
+    os.makedirs(elsewhere, exist_ok=True)
+    with checks.check("a target that is a link, or lies behind one, is refused"):
+        link = pod.top + "/link"
+        os.symlink(elsewhere, link)
+        os.makedirs(elsewhere + "/llm", exist_ok=True)
+        for target in (link, link + "/llm", link + "/new"):
+            refused(pod, "there is a link in this path", target=target)
+    with checks.check("settings that make no sense are refused by name"):
+        refused(pod, "'suid' is none of", options="allow-other,suid")
+        refused(pod, "'mode' is no setting", mode="777")
+        refused(pod, "no absolute path", target="shared/llm")
+        refused(pod, "'-1' is no number", uid="-1")
+    with checks.check("a configuration that others may write to is refused"):
+        os.chmod(pod.config, 0o666)
+        result = run(MOUNTER, pod.config)
+        assert result.returncode == 2 and "nobody else may write" in result.stderr, result.stderr
+        os.chmod(pod.config, 0o644)
+    with contextlib.ExitStack() as stack:
+        stack.callback(pod.__exit__)
+        pod.start_mounter()
+        with checks.check("a second mounter with the same configuration is refused"):
+            result = run(MOUNTER, pod.config)
+            assert result.returncode == 1 and "has it already" in result.stderr, result.stderr
+        with checks.check("a target swapped for a link, or for another directory, is refused, and "
+                          "nothing is mounted anywhere"):
+            for swap in (lambda: os.symlink(elsewhere, pod.target), lambda: os.mkdir(pod.target)):
+                os.rename(pod.target, pod.target + ".away")
+                swap()
+                said = connect(pod, USER, USER)
+                assert said.split()[:2] == ["272", "0"] and \
+                    ("a link in this path" in said or "not the directory" in said), said
+                for place in (elsewhere, pod.target, pod.target + ".away"):
+                    assert not mounts_at(place), place
+                (os.unlink if os.path.islink(pod.target) else os.rmdir)(pod.target)
+                os.rename(pod.target + ".away", pod.target)
+            assert connect(pod, USER, USER).startswith("272 3 0")
+
+
+def preserve_fds(checks, model):
+    """Without a socket: runc hands the connection on."""
+    pod = Pod(model)
+    bundle(daemon_rootfs(), "daemon", "daemon",
+           {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": pod.run,
+            "MEMLOCK": MEMLOCK},
+           "/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
+           "key=/keys/reader.jwks,mounter=fd:3")
+    name = f"preserved-{os.getpid()}"
+    with open(pod.config, "w", encoding="ascii") as file:
+        file.write(f"target {pod.target}\nuid {USER}\noptions allow-other\n")
+    with checks.check("--preserve-fds: runc gets the connection as descriptor 3; SIGTERM ends all"):
+        mounter = subprocess.Popen(
+            [MOUNTER, "--preserve-fds", pod.config, "--", "runc", "--root",
+             os.path.join(workdir(), "runc"), "run", "--preserve-fds", "1", "--bundle",
+             os.path.join(workdir(), "daemon"), name], stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        try:
+            wait_for(lambda: mounts_at(pod.target) and model.shard in os.listdir(pod.target),
+                     10 * SLOW, "a mount")
+            assert read_all(os.path.join(pod.target, model.shard)) == model.plain_bytes()
+            runc("kill", name, "TERM")
+            assert mounter.wait(10 * SLOW) == 0, mounter.stderr.read()
+        finally:
+            mounter.kill()
+            mounter.wait()
+            runc("delete", "--force", name)
+        no_mount(pod.target)
+
+
+def podman(checks, model):
+    """The same two containers as podman makes them, with the flags of README.md."""
+    with checks.check("podman: the daemon serves without privileges, the reader gets right bytes"):
+        if not shutil.which("podman"):
+            raise Skip("not installed")
+        place = os.path.join(workdir(), "podman")
+        command = ["podman", "--root", place, "--runroot", place + "-run", "--storage-driver",
+                   "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm",
+                   *PODMAN_FLAGS]
+        probe = run(*command, "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", "")
+        if probe.returncode:
+            raise Skip(f"it does not work here: {probe.stderr.strip()[-200:]}")
+        pod = Pod(model)
+        with contextlib.ExitStack() as stack:
+            stack.callback(remove_groups)
+            stack.callback(pod.__exit__)
+            pod.start_mounter()
+            binds = {model.encrypted: "/encrypted", os.path.dirname(model.reader): "/keys",
+                     pod.run: "/run/kvfs"}
+            with open(os.path.join(workdir(), "podman.log"), "wb") as log:
+                daemon = subprocess.Popen(
+                    [*command, *(f"-v={host}:{to}:ro,nosuid,nodev,noexec"
+                                 for host, to in binds.items()), "--rootfs", daemon_rootfs(),
+                     *COMMAND], stdout=log, stderr=log)
+            stack.callback(daemon.wait)
+            stack.callback(daemon.terminate)
+            wait_for(lambda: mounts_at(pod.target) and model.shard in os.listdir(pod.target),
+                     15 * SLOW, "a mount")
+            script = f"import zlib; print(zlib.crc32(open('{pod.path()}', 'rb').read()))"
+            reader = run(*command, f"-v={pod.shared}:/models:ro,nosuid,nodev,noexec,rslave",
+                         "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", script)
+            assert reader.stdout.strip() == digest(model.plain_bytes()), reader
+
+
+def remove_groups():
+    for top, _, _ in [w for d in glob.glob("/sys/fs/cgroup/**/libpod_parent", recursive=True)
+                      for w in os.walk(d, topdown=False)]:
+        with contextlib.suppress(OSError):
+            os.rmdir(top)
+
+
+def main():
+    checks = Checks()
+    why = why_not()
+    if why:
+        if os.environ.get("CI") == "true":
+            with checks.check("runc"):
+                raise AssertionError(why)
+        checks.skip("containers with runc", why)
+        return checks.finish()
+    model = Model(mib=16)
+    for path in (model.encrypted, os.path.dirname(model.reader)):
+        run("chown", "-R", f"{USER}:{USER}", path, check=True)
+    layout(checks, model)
+    guarded(checks, model)
+    deaths(checks, model)
+    hanging(checks, model)
+    peers(checks, model)
+    configurations(checks, model)
+    preserve_fds(checks, model)
+    podman(checks, model)
+    return checks.finish()
+
+
+sys.exit(main())
