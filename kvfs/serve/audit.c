@@ -9,7 +9,7 @@
 #include "format/base/secret.h"
 #include "kvfs/serve/audit_parts.h"
 
-enum { OPENS_PER_SECOND = 100 };
+enum { PER_SECOND = 1000 };
 
 /* ---- the queue ---- */
 
@@ -86,7 +86,7 @@ static void fold(struct kvfs_audit *a, unsigned chain, const char *event, json_t
         }
         place = !place->details || (f->details && f->since >= place->since) ? place : f;
     }
-    if (rate && !ct_ratelimit_take(rate, OPENS_PER_SECOND, &missed)) {
+    if (rate && !ct_ratelimit_take(rate, PER_SECOND, &missed)) {
         a->own[chain].lost++;
         json_decref(details);
         return;
@@ -167,7 +167,7 @@ void kvfs_audit_reader(struct kvfs_serve *s, const struct kvfs_node *node,
         json_object_set_new(details, "pid", json_integer(reader->pid));
         json_object_set_new(details, "uid", json_integer(reader->uid));
     }
-    if (exe) {
+    if (exe && *exe) {
         json_object_set_new(details, "exe", kvfs_audit_text(exe));
     }
     const struct kvfs_lease *l =

@@ -36,7 +36,7 @@ void kvfs_audit_failure(struct kvfs_serve *s, const struct kvfs_lease *l, const 
 /* A lease was released: begins its chain. From its renewing thread, without its lock. */
 void kvfs_audit_release(struct kvfs_lease *l);
 /* A reader's open was admitted (`why` NULL), or something was refused to it. `exe`: its executable,
- * where known. Before the answer. */
+ * where known, or "" or NULL. Before the answer. */
 void kvfs_audit_reader(struct kvfs_serve *s, const struct kvfs_node *node,
                        const struct fuse_ctx *reader, const char *exe, const struct ct_err *why);
 /* {"code", "detail"} of an error. */
