@@ -62,7 +62,7 @@ static void settle(struct kvfs_audit *a, struct kvfs_audit_own *own, const struc
                "%s: the key server has other audit records of lease %s than this mount",
                own->lease->model, has->lease);
     }
-    while (!own->forked && own->sent.count < has->count) {
+    while (!own->forked && own->first && own->sent.count < has->count) {
         drop_first(a, own);
         own->sent.count++;
     }
