@@ -27,10 +27,9 @@ static const struct {
      "id model user generation:n created:t expires:t ended:t revoked:t reason records:n head",
      "SELECT l.id, o.name || '/' || m.name, u.name, l.generation, l.created, l.expires, l.ended,"
      " l.revoked, l.reason, l.audit_count, l.audit_head FROM leases l JOIN models m ON m.id ="
-     " l.model_id JOIN users o ON o.id = m.owner_id JOIN users u ON u.id = l.user_id WHERE $2 = 1 "
-     "OR"
-     " (l.ended = 0 AND l.revoked = 0 AND l.expires + l.grace > $3) ORDER BY l.created DESC LIMIT "
-     "$1"},
+     " l.model_id JOIN users o ON o.id = m.owner_id JOIN users u ON u.id = l.user_id"
+     " WHERE $2 = 1 OR (l.ended = 0 AND l.revoked = 0 AND l.expires + l.grace > $3)"
+     " ORDER BY l.created DESC LIMIT $1"},
     {"audit", "id:n at:t event code user model lease address detail",
      "SELECT id, at / 1000, event, code, user_name, model, lease_id, address, detail FROM"
      " (SELECT * FROM audit ORDER BY id DESC LIMIT $1) a ORDER BY id"},

@@ -147,11 +147,15 @@ static int append(struct kvfs_audit_file *f, struct kvfs_audit_chain *c, const c
         return -1;
     }
     kvfs_audit_line(&next, &record, &line);
+    if (ct_buf_ok(&line, err)) {
+        return -1;
+    }
     if (f->fd >= 0) {
         ct_buf_put(&f->backlog, line.data, line.len);
-    }
-    if (ct_buf_ok(&line, err) || ct_buf_ok(&f->backlog, err)) {
-        return -1;
+        if (ct_buf_ok(&f->backlog, err)) {
+            f->backlog.failed = false; /* it is as it was */
+            return -1;
+        }
     }
     *c = next;
     if (f->log) {

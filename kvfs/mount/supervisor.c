@@ -358,18 +358,6 @@ static void on_said(struct supervisor *s)
     }
 }
 
-static const char *describe_end(int status, char out[static 64])
-{
-    if (WIFSIGNALED(status)) {
-        (void)snprintf(out, 64, "killed by signal %d (%s)%s", WTERMSIG(status),
-                       strsignal(WTERMSIG(status)), /* NOLINT(concurrency-mt-unsafe) */
-                       WTERMSIG(status) == SIGSYS ? ": a system call not on its list" : "");
-    } else {
-        (void)snprintf(out, 64, "exit %d", WEXITSTATUS(status));
-    }
-    return out;
-}
-
 /* The exit code of the supervisor. */
 static int on_worker_end(struct supervisor *s)
 {
@@ -381,7 +369,7 @@ static int on_worker_end(struct supervisor *s)
         on_said(s);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
-    describe_end(status, how);
+    kvfs_worker_describe_end(status, how);
     if (!clean) {
         refuse(s);
     }

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/base/log.h"
 #include "kvfs/serve/audit_parts.h"
 
 enum { FOLD_MS = 10000, SIGN_MS = 10000, POLL_MS = 1000, RETRY_MS = 1000 };
@@ -28,7 +29,11 @@ static enum put ask(struct kvfs_audit *a, const char *chain, const char *body)
         take_note(a, note);
         return PUT_DONE;
     }
-    return err.code == CT_BUSY ? PUT_LATER : PUT_NEVER;
+    if (err.code == CT_BUSY) {
+        return PUT_LATER;
+    }
+    ct_log(CT_LOG_ERROR, "audit: nothing more is recorded: %s", err.msg);
+    return PUT_NEVER;
 }
 
 /* ---- records ---- */
