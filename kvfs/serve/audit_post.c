@@ -7,7 +7,7 @@
 
 /* Records in JSON in base64, within what the server takes of a request. */
 enum { BATCH_BYTES = 1 << 20, CALL_SECONDS = 30, END_SECONDS = 2 };
-enum { IDLE_MS = 60000, PAUSE_MS = 500, PAUSE_MAX_MS = 30000 };
+enum { IDLE_MS = 60000, PAUSE_MS = 2000, PAUSE_MAX_MS = 30000 };
 
 json_t *kvfs_audit_sign(struct kvfs_audit *a, const char *typ, const json_t *payload,
                         struct ct_err *err)
