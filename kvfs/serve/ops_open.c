@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/guarded.h"
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
@@ -359,6 +360,7 @@ void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.direct_io = is_bulk(s, h->content);
     o->fi.noflush = 1;
+    kvfs_audit_reader(s, o->node, fuse_req_ctx(o->req), o->exe, NULL);
     kvfs_hand_over(s);
     if (backing ? kvfs_passthrough_reply(o->req, o->fi.fh, backing)
                 : fuse_reply_open(o->req, &o->fi)) {
@@ -395,7 +397,7 @@ static void do_open(void *arg)
     struct kvfs_opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
-    bool admitted = !s->config.admits || kvfs_guarded_admit(s->guarded, o->pid, &err) == 0;
+    bool admitted = !s->config.admits || kvfs_guarded_admit(s->guarded, o->pid, o->exe, &err) == 0;
     struct kvfs_content *c = admitted ? content_of(s, o->node, o->uid, &err) : NULL;
     /* Meanwhile: its keys may be younger than the wiping. */
     if (c && (atomic_load(&s->sealed) ? kvfs_seal_why(s, &err) : check_lease(s, c, &err))) {
