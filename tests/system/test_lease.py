@@ -334,8 +334,8 @@ def test_revocation(world):
                     raise Skip("no resident mode here")
                 with lease_ends(m, errno.EKEYREVOKED, 1.5):
                     server.admin("revoke", "lease", lease_of(m)["lease"])
-                status = m.status()
-                assert status["state"] == "sealed" and "revoked" in status["sealed"], status
+                wait_for(lambda: m.status()["state"] == "sealed", 5, "the seal")
+                assert "revoked" in m.status()["sealed"], m.status()
                 assert "sealed" in kvfs("status", m.path).stdout
                 assert "sealed: the key server revoked" in read(f"{m.path}/.kvfs/log").decode()
                 assert server.audit("admin.revoke.lease")
