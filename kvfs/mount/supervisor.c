@@ -229,6 +229,7 @@ static void on_deadline(struct supervisor *s)
         break;
     case SEALED: /* told to by the guard */
         ct_log(CT_LOG_ERROR, "the worker does not seal: killing it");
+        s->sealed = true; /* by us, once it is dead */
         end_worker(s);
         break;
     case UNMOUNTED: /* by us, but a copy lives on in another mount namespace */
@@ -385,10 +386,13 @@ static int on_worker_end(struct supervisor *s)
     if (!kvfs_mounter_is_mounted(&s->mounted)) {
         kvfs_mounter_forget(&s->mounted);
     }
+    if (s->ready && s->sealed && s->job->options->exit_on_seal) {
+        ct_log(CT_LOG_INFO, "unmounted");
+        return (int)s->job->options->exit_on_seal;
+    }
     if (s->ready && (clean || s->stopped)) {
         ct_log(CT_LOG_INFO, "unmounted");
-        return s->sealed && s->job->options->exit_on_seal ? (int)s->job->options->exit_on_seal
-                                                          : KVFS_DONE;
+        return KVFS_DONE;
     }
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */

@@ -178,6 +178,25 @@ def test_drift(source, shard):
             time.sleep(0.3)
             os.kill(m.worker, signal.SIGCONT)
             sealed_by(m, "stopped")
+    with check("drift while the worker does not even listen: ended from outside, with the exit code"):
+        deaf = with_profile("deaf", "base drift\nstopped ignore\nperiod 100\ngap 20000")
+        where = fresh("deaf-mount")
+        os.mkdir(where)
+        os.makedirs(path("over/deep"))
+        os.rename(source, path("over/deep/model"))
+        with subprocess.Popen([KVFS, "mount", path("over/deep/model"), where, "-f", "--key", READER,
+                               "--exit-on-seal=43", f"--guard={deaf}", "--cache=page"],
+                              stderr=subprocess.DEVNULL) as mount:
+            wait_for(lambda: os.path.exists(f"{where}/{shard}"), 10, "the mount")
+            holder = Holder(f"{where}/{shard}")
+            os.kill(processes(where)["worker"], signal.SIGSTOP)
+            time.sleep(1)
+            run("mount", "-t", "tmpfs", "none", path("over/deep"), check=True)
+            assert mount.wait(10) == 43
+            assert gone(holder), holder.ask()
+            holder.end()
+        run("umount", path("over/deep"), check=True)
+        os.rename(path("over/deep/model"), source)
     with check("a guard that falls silent: the worker seals by itself"):
         with Mount(source, keys=[READER], options=[f"guard={quick}"]) as m:
             holder = Holder(f"{m.path}/{shard}")
@@ -229,6 +248,24 @@ def test_admission(source, shard):
                 sealed_by(m, "tracer", 5)
                 strace.terminate()
             holder.end()
+    with check("600 opens at once: none is refused because the guard is busy"):
+        which = profile("crowd", "reader-uid require\nadmit uid 0")
+        with Mount(source, keys=[READER], options=[f"guard={which}"]) as m:
+            codes = []
+            start = threading.Barrier(600)
+
+            def one():
+                start.wait()
+                codes.append(outcome(lambda: os.close(os.open(f"{m.path}/config.json", os.O_RDONLY))))
+
+            threading.stack_size(1 << 17)
+            crowd = [threading.Thread(target=one) for _ in range(600)]
+            for thread in crowd:
+                thread.start()
+            for thread in crowd:
+                thread.join()
+            threading.stack_size(0)
+            assert codes == [0] * 600, set(codes)
     with check("an open costs little more"):
         which = profile("timed", "reader-uid require\nadmit uid 0")
         for _ in range(3):
