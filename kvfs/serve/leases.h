@@ -42,8 +42,8 @@ struct kvfs_lease {
 
     struct kc_exchange *exchange; /* of the renewing thread; others only what does not change any
                                      more once it is held: shards, manifest, identity */
-    pthread_t renewer, listener;
-    bool renewing, listening; /* the threads are there */
+    pthread_t renewer, listener, ender;
+    bool renewing, listening, ending; /* the threads are there */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
@@ -52,6 +52,7 @@ struct kvfs_lease {
     struct kc_lease held;
     int64_t newest; /* generation that the server has by now */
     bool reached;   /* the last attempt got an answer: no grace */
+    int64_t since;  /* its files are being taken back; 0: they are not, or they are */
     bool stop;
 };
 
@@ -80,7 +81,8 @@ void kvfs_lease_stop(struct kvfs_lease *l);
 void kvfs_lease_join(struct kvfs_lease *l);
 /* Until when reads may go on. With its lock held. */
 int64_t kvfs_lease_deadline(const struct kvfs_lease *l);
-/* It is over, because of `why`: from any thread but FUSE's and the pool's. */
+/* It is over, because of `why`. Takes back what was given out, which waits for reads on their way:
+ * from a thread of the lease's own. */
 void kvfs_lease_end(struct kvfs_lease *l, const struct ct_err *why);
 
 /* ---- leases.c ---- */
@@ -91,7 +93,8 @@ struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char
  * answer. -1 when none is held by then. */
 int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
 void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
-/* Ends what has run out. Every few hundred milliseconds. */
+/* Ends what has run out, and seals where a lease's files can't be taken back. Every few hundred
+ * milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l);
 
 /* Whether the file of this version is in a release that counts now: CT_REJECTED if it is in none,
