@@ -109,6 +109,10 @@ void kvfs_leases_stop(struct kvfs_leases *l)
     for (size_t i = 0; l && i < l->count; i++) {
         kvfs_lease_join(&l->items[i]);
     }
+}
+
+void kvfs_leases_free(struct kvfs_leases *l)
+{
     for (size_t i = 0; l && i < l->count; i++) {
         struct kvfs_lease *one = &l->items[i];
         kc_exchange_free(one->exchange);

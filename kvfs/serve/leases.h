@@ -92,7 +92,10 @@ struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char
 /* Finds models and asks for leases, up to config.wait seconds long while the server does not
  * answer. -1 when none is held by then. */
 int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
-void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
+/* Ends their threads, which take files back as long as they live: before what these lie in goes.
+ * And what opens may ask until the end. NULL is allowed. */
+void kvfs_leases_stop(struct kvfs_leases *l);
+void kvfs_leases_free(struct kvfs_leases *l);
 /* Ends what has run out, and seals where a lease's files can't be taken back. Every few hundred
  * milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l);
