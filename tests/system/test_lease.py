@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import kspostgres
 from ksclient import Publisher, Server, encrypt, header_of, sha, unb64, write_plain
-from kvfstest import (KVFS, Checks, Mount, Skip, alive, kvfs, proc_status, processes, run,
-                      sanitized, wait_for, workdir)
+from kvfstest import (KVFS, Checks, Mount, Skip, alive, found_in, kvfs, memory_of, proc_status,
+                      processes, run, sanitized, wait_for, workdir)
 
 checks = Checks()
 check = checks.check
@@ -420,19 +420,6 @@ def couriers():
     return found
 
 
-def memory_of(pid):
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps, \
-            open(f"/proc/{pid}/mem", "rb") as memory:
-        for line in maps:
-            begin, end = (int(n, 16) for n in line.split()[0].split("-"))
-            if "r" in line.split()[1] and "[v" not in line and end - begin < 1 << 30:
-                try:
-                    memory.seek(begin)
-                    yield memory.read(end - begin)
-                except (OSError, ValueError):
-                    continue
-
-
 def test_processes(world):
     with check("the worker has no network; couriers have no secret and no privilege"):
         with world.mount() as m:
@@ -462,12 +449,6 @@ def deks(world, name):
     cipher = AESGCM(unb64(master["k"]))
     return [cipher.decrypt(unb64(e["key_iv"]), unb64(e["wrapped_key"]) + unb64(e["key_tag"]), None)
             for e in json.loads(fields["__encryption__"]).values()]
-
-
-def found_in(pid, known):
-    """Which of the known values the memory of a process holds."""
-    parts = list(memory_of(pid))
-    return {name for name, value in known.items() if any(value in part for part in parts)}
 
 
 def test_memory(world):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The guard at work on real mounts: what drifts seals, whoever is not admitted is refused, and what was
 given out is taken back."""
+import base64
 import errno
 import mmap
 import os
@@ -10,8 +11,9 @@ import sys
 import threading
 import time
 
-from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, write
-from kvfstest import KVFS, SECONDS, Checks, Mount, Skip, alive, kvfs, processes, run, wait_for
+from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, secrets_of, write
+from kvfstest import (KVFS, SECONDS, Checks, Mount, Skip, alive, found_in, kvfs, processes, run,
+                      sanitized, wait_for)
 
 checks = Checks()
 check = checks.check
@@ -144,6 +146,22 @@ def test_seal(source, shard):
             assert gone(holder), holder.ask()
             holder.end()
             assert not os.listdir(where)
+
+
+def test_memory(source, shard):
+    if sanitized():
+        checks.skip("memory after sealing", "a sanitizer keeps what was freed")
+        return
+    with check("master key and plaintext are in the worker's memory before, and not after sealing"):
+        with Mount(source, keys=[READER], options=["cache=page"]) as m:
+            text, = secrets_of(READER)
+            known = {"master key": base64.b64decode(text + "==", altchars="-_"),
+                     "plaintext": read(f"{m.path}/{shard}")[-70000:-69968]}
+            assert found_in(m.worker, known) == set(known)
+            known["its text"] = text.encode()
+            kvfs("seal", m.path)
+            for pid in (m.worker, m.supervisor, m.keeper):
+                assert not found_in(pid, known), found_in(pid, known)
 
 
 def test_drift(source, shard):
@@ -359,6 +377,7 @@ def main():
     prepare()
     source, shard = model()
     test_seal(source, shard)
+    test_memory(source, shard)
     test_drift(source, shard)
     test_admission(source, shard)
     test_strict(source)
