@@ -99,5 +99,8 @@ int kvfs_control_send(int sock, const void *msg, size_t size, int fd, bool nowai
  * CLOEXEC; owned by the caller); `fd` NULL: none may come. 1, or 0 when the other side is gone, or
  * -1. */
 int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *err);
+/* The same for a packet of at most `most` bytes; *got of them. */
+int kvfs_control_recv_upto(int sock, void *msg, size_t most, size_t *got, int *fd,
+                           struct ct_err *err);
 
 #endif

@@ -191,11 +191,10 @@ void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 
 /* ---- the thread ---- */
 
-static int send_out(struct kvfs_guarding *g, enum kvfs_guard_type type, bool nowait)
+static int send_out(struct kvfs_guarding *g, enum kvfs_guard_type type)
 {
     g->out.type = type;
-    g->out.size = sizeof(g->out);
-    return kvfs_control_send(g->ours, &g->out, sizeof(g->out), -1, nowait, NULL);
+    return kvfs_guard_send(g->ours, &g->out, NULL);
 }
 
 static void seal(struct kvfs_guarding *g, const char *why)
@@ -206,7 +205,7 @@ static void seal(struct kvfs_guarding *g, const char *why)
     g->sealed = true;
     (void)snprintf(g->why, sizeof(g->why), "%s", why);
     (void)snprintf(g->out.text, sizeof(g->out.text), "the guard: %s", why);
-    if (send_out(g, KVFS_GUARD_SEAL, false)) {
+    if (send_out(g, KVFS_GUARD_SEAL)) { /* the supervisor will see to it that it ends */
         ct_log(CT_LOG_ERROR, "the guard can't tell the worker to seal");
     }
     (void)eventfd_write(g->sealed_fd, 1);
@@ -228,7 +227,8 @@ static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
         seal(g, why);
     } else {
         g->out.number = 0;
-        (void)send_out(g, KVFS_GUARD_ALIVE, true); /* a worker that does not listen hears nothing */
+        g->out.text[0] = '\0';
+        (void)send_out(g, KVFS_GUARD_ALIVE); /* a worker that does not listen hears nothing */
     }
 }
 
@@ -280,8 +280,7 @@ static void answer_check(struct kvfs_guarding *g)
 static bool take(struct kvfs_guarding *g)
 {
     struct ct_err err = CT_ERR_INIT;
-    int r = kvfs_control_recv(g->ours, &g->in, sizeof(g->in), NULL, &err);
-    if (r != 1) {
+    if (kvfs_guard_recv(g->ours, &g->in, &err) != 1) {
         return false;
     }
     uint32_t number = g->in.number;
@@ -291,7 +290,7 @@ static bool take(struct kvfs_guarding *g)
         answer_check(g);
     }
     g->out.number = number;
-    (void)send_out(g, KVFS_GUARD_ANSWER, false);
+    (void)send_out(g, KVFS_GUARD_ANSWER);
     return true;
 }
 
@@ -325,6 +324,7 @@ static void *watch(void *arg)
             check(g, p[0].revents ? GUARD_WOKEN : 0);
         }
         if (p[2].revents && !take(g)) {
+            (void)eventfd_write(g->sealed_fd, 1); /* nobody watches any more */
             return NULL;
         }
     }

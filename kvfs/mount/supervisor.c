@@ -27,6 +27,7 @@
 #include "kvfs/term.h"
 
 enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, DYING_MS = 1000, SAID_TURNS = 64 };
+enum { PATIENCE_MS = 30000, LOOK_MS = 1000 }; /* with a seal that is not the guard's */
 
 enum stage {
     STARTING, /* the worker has not said READY */
@@ -230,6 +231,7 @@ static void on_deadline(struct supervisor *s)
         break;
     case SEALED: /* told to by the guard */
         ct_log(CT_LOG_ERROR, "the worker does not seal: killing it");
+        s->sealed = true; /* by us, once it is dead */
         end_worker(s);
         break;
     case UNMOUNTED: /* by us, but a copy lives on in another mount namespace */
@@ -260,14 +262,13 @@ static void answer(struct supervisor *s)
     }
 }
 
-/* The guard has told the worker to. */
 static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
     kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
     signal_warmer(s, SIGKILL);
-    if (s->stage <= RUNNING) {
+    if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);
     }
 }
@@ -285,7 +286,7 @@ static void on_sealed(struct supervisor *s)
     if (s->stage <= SEALED) {
         enter(s, SEALED, 0);
     }
-    if (s->job->options->exit_on_seal) {
+    if (s->stopped || s->job->options->exit_on_seal) {
         stop(s);
     }
 }
@@ -378,10 +379,10 @@ static int on_worker_end(struct supervisor *s)
     if (!kvfs_mounter_is_mounted(&s->mounted)) {
         kvfs_mounter_forget(&s->mounted);
     }
-    if (s->ready && (clean || s->stopped)) {
+    int sealed = s->sealed ? (int)s->job->options->exit_on_seal : KVFS_DONE;
+    if (s->ready && (clean || s->stopped || sealed)) {
         ct_log(CT_LOG_INFO, "unmounted");
-        return s->sealed && s->job->options->exit_on_seal ? (int)s->job->options->exit_on_seal
-                                                          : KVFS_DONE;
+        return sealed;
     }
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */
@@ -396,7 +397,7 @@ static int on_worker_end(struct supervisor *s)
 static int timeout(const struct supervisor *s)
 {
     if (!s->deadline) {
-        return -1;
+        return s->stage == RUNNING ? LOOK_MS : -1;
     }
     int64_t left = s->deadline - now_ms();
     return left < 0 ? 0 : (int)left;
@@ -419,8 +420,13 @@ static int loop(struct supervisor *s)
         if (n < 0 && errno != EINTR) {
             end_worker(s);
         }
-        if (n == 0) {
+        if (n == 0 && s->deadline) {
             on_deadline(s);
+        }
+        /* It may wait for its source, and what it has not come to stays readable. */
+        if (s->stage == RUNNING && !s->deadline &&
+            __atomic_load_n(&s->worker.shared->sealed, __ATOMIC_RELAXED)) {
+            enter(s, SEALED, PATIENCE_MS);
         }
         if (n <= 0) {
             continue;
@@ -434,10 +440,8 @@ static int loop(struct supervisor *s)
         if (p[6].revents) {
             on_guard(s);
         }
-        if (p[2].revents) {
-            struct signalfd_siginfo info;
-            ssize_t ignored = read(s->signal_fd, &info, sizeof(info));
-            (void)ignored;
+        struct signalfd_siginfo info;
+        if (p[2].revents && read(s->signal_fd, &info, sizeof(info)) > 0) {
             stop(s);
         }
         if (p[3].revents && s->status_fd >= 0) {

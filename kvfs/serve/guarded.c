@@ -75,11 +75,10 @@ static void answer(struct kvfs_guarded *g)
 
 int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
 {
-    if (kvfs_control_recv(g->fd, &g->in, sizeof(g->in), NULL, NULL) != 1) {
+    if (kvfs_guard_recv(g->fd, &g->in, NULL) != 1) {
         return ct_err_set(err, CT_SEALED, "the guard is gone");
     }
     atomic_store(&g->heard_ms, now_ms());
-    g->in.text[sizeof(g->in.text) - 1] = '\0';
     if (g->in.type == KVFS_GUARD_SEAL) {
         return ct_err_set(err, CT_SEALED, "%s", g->in.text);
     }
@@ -109,9 +108,8 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
     q.number = ++g->last;
     q.next = g->open;
     g->open = &q;
-    g->out = (struct kvfs_guard_message){
-        .type = type, .size = sizeof(g->out), .number = q.number, .pid = pid};
-    int r = kvfs_control_send(g->fd, &g->out, sizeof(g->out), -1, true, NULL);
+    g->out = (struct kvfs_guard_message){.type = type, .number = q.number, .pid = pid};
+    int r = kvfs_guard_send(g->fd, &g->out, NULL);
     while (r == 0 && !q.answered) {
         r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
     }

@@ -30,11 +30,17 @@ int64_t kvfs_lease_now(void)
 
 /* ---- waiting ---- */
 
+/* A sealed mount has no keys to ask with. */
+static bool is_wanted(const struct kvfs_lease *l)
+{
+    return !l->stop && !atomic_load(&l->s->sealed);
+}
+
 /* Until `until`, in steps: no condition variable knows CLOCK_BOOTTIME. Whether to go on. With the
  * lock held. */
 static bool pause_until(struct kvfs_lease *l, int64_t until)
 {
-    for (int64_t left; !l->stop && (left = until - kvfs_lease_now()) > 0;) {
+    for (int64_t left; is_wanted(l) && (left = until - kvfs_lease_now()) > 0;) {
         struct timespec ts;
         clock_gettime(CLOCK_MONOTONIC, &ts);
         int64_t ns = ts.tv_nsec + (left < TICK_MS ? left : TICK_MS) * 1000000;
@@ -42,7 +48,7 @@ static bool pause_until(struct kvfs_lease *l, int64_t until)
         ts.tv_nsec = ns % 1000000000;
         (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
     }
-    return !l->stop;
+    return is_wanted(l);
 }
 
 static bool pause_until_locking(struct kvfs_lease *l, int64_t until)
@@ -354,7 +360,7 @@ static void *run_lease(void *arg)
         l->listening = pthread_create(&l->listener, NULL, listen_to_server, l) == 0;
         renew(&w);
         pthread_mutex_lock(&l->lock);
-        bool held = l->stop && l->state == KVFS_LEASE_HELD;
+        bool held = l->stop && l->state == KVFS_LEASE_HELD && !atomic_load(&l->s->sealed);
         pthread_mutex_unlock(&l->lock);
         if (held) {
             give_back(&w);
@@ -407,6 +413,9 @@ void kvfs_lease_join(struct kvfs_lease *l)
     }
     if (l->listening) {
         (void)pthread_join(l->listener, NULL);
+    }
+    if (l->ending) {
+        (void)pthread_join(l->ender, NULL);
     }
 }
 

@@ -42,8 +42,8 @@ struct kvfs_lease {
 
     struct kc_exchange *exchange; /* of the renewing thread; others only what does not change any
                                      more once it is held: shards, manifest, identity */
-    pthread_t renewer, listener;
-    bool renewing, listening; /* the threads are there */
+    pthread_t renewer, listener, ender;
+    bool renewing, listening, ending; /* the threads are there */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
@@ -52,6 +52,7 @@ struct kvfs_lease {
     struct kc_lease held;
     int64_t newest; /* generation that the server has by now */
     bool reached;   /* the last attempt got an answer: no grace */
+    int64_t since;  /* its files are being taken back; 0: they are not, or they are */
     bool stop;
 };
 
@@ -90,7 +91,8 @@ void kvfs_way_carry(struct kvfs_way *w, const struct kc_request *q, unsigned sec
 void kvfs_way_close(struct kvfs_way *w);
 /* Until when reads may go on. With its lock held. */
 int64_t kvfs_lease_deadline(const struct kvfs_lease *l);
-/* It is over, because of `why`: from any thread but FUSE's and the pool's. */
+/* It is over, because of `why`. Takes back what was given out, which waits for reads on their way:
+ * from a thread of the lease's own. */
 void kvfs_lease_end(struct kvfs_lease *l, const struct ct_err *why);
 
 /* ---- leases.c ---- */
@@ -100,8 +102,12 @@ struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char
 /* Finds models and asks for leases, up to config.wait seconds long while the server does not
  * answer. -1 when none is held by then. */
 int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
-void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
-/* Ends what has run out. Every few hundred milliseconds. */
+/* Ends their threads, which take files back as long as they live: before what these lie in goes.
+ * And what opens may ask until the end. NULL is allowed. */
+void kvfs_leases_stop(struct kvfs_leases *l);
+void kvfs_leases_free(struct kvfs_leases *l);
+/* Ends what has run out, and seals where a lease's files can't be taken back. Every few hundred
+ * milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l);
 
 /* The lease of the file, or NULL. */

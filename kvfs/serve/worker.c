@@ -182,6 +182,9 @@ static void *watch(void *arg)
     }
     ct_err_set(&why, CT_SEALED, "the supervisor is gone");
     kvfs_seal(s, &why);
+    while (!atomic_load(&s->taken)) { /* another thread is at it; the keeper won't wait for ever */
+        (void)poll(NULL, 0, LEASE_TICK_MS);
+    }
     _exit(1);
 }
 
@@ -274,9 +277,10 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     }
     (void)eventfd_write(s.ended, 1);
     (void)pthread_join(watcher, NULL);
+    kvfs_leases_stop(s.leases);
     kvfs_chunks_stop(s.chunks);
     kvfs_audit_stop(&s);
-    kvfs_leases_stop(s.leases);
+    kvfs_leases_free(s.leases);
     kvfs_audit_free(&s);
     ct_secret_wipe_all();
     return r;
