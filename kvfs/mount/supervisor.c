@@ -266,7 +266,9 @@ static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
-    kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
+    if (*kvfs_guarding_why(s->guarding)) { /* else it ended, as it does when the worker has */
+        kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
+    }
     signal_warmer(s, SIGKILL);
     if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);

@@ -395,7 +395,7 @@ def test_server(world):
             assert outcome(f"{m.path}/{SHARDS[0]}") == "EKEYREVOKED"
             happened(path, "refusal", chain=lease, code="EKEYREVOKED")
             world.has(lease, "seal")
-        assert same_chain(world, path, lease) == []
+        assert same_chain(world, path, lease) == [], same_chain(world, path, lease)
     with check("drift: what the guard saw and the seal, in every chain, here and there, signed"):
         top = fresh_dir()
         shutil.copytree(world.source, f"{top}/deep/model")
@@ -411,7 +411,7 @@ def test_server(world):
                 assert "signed" not in seen
             world.has(lease, "drift")
             world.has(lease, "seal")
-        assert same_chain(world, path, lease) == []
+        assert same_chain(world, path, lease) == [], same_chain(world, path, lease)
     with check("drift, and the mount ends by it (exit-on-seal): nothing is missing here or there"):
         top = fresh_dir()
         shutil.copytree(world.source, f"{top}/deep/model")
@@ -420,7 +420,7 @@ def test_server(world):
             run("mount", "-t", "tmpfs", "none", f"{top}/deep", check=True)
             m.wait_gone(10)
         assert {"drift", "seal", "end"} <= set(events(path, lease)), events(path, lease)
-        assert same_chain(world, path, lease) == []
+        assert same_chain(world, path, lease) == [], same_chain(world, path, lease)
     with check("a release that is refused: in the mount's chain, and in the server's own audit"):
         server.sql("UPDATE models SET profiles = 'strict'")
         with contextlib.suppress(AssertionError):
@@ -442,7 +442,7 @@ def test_server(world):
             server.start()
             world.has(lease, "open", 10)
             world.has(lease, "renewal-refused", 10)
-        assert same_chain(world, path, lease) == []
+        assert same_chain(world, path, lease) == [], same_chain(world, path, lease)
         server.sql("UPDATE models SET lease_grace = 0")
     with check("the worker is killed: the file goes on, unsigned, from where the server's records end"):
         with world.mount(f"audit={path}") as m:
