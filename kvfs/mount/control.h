@@ -56,6 +56,7 @@ enum kvfs_request_type {
     KVFS_REQ_RESIDENT_END, /* the end of resident file `number`. Reply: EBUSY while it is mapped */
     KVFS_REQ_COURIER,      /* a courier's socket (carry.h). Reply with a descriptor */
     KVFS_REQ_SEEN,   /* generation `bytes` of model `text` was seen. Reply: value, the highest */
+    KVFS_REQ_AUDIT,  /* chain `text`, body `path` (audit_file.h). Reply: text, a note or "" */
     KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */
     KVFS_REQ_SEALED, /* the mount is sealed, all is taken back; text: why. No reply */
     KVFS_REQ_FAILED, /* the mount cannot start; text: why. No reply */
@@ -66,7 +67,7 @@ struct kvfs_request {
     uint32_t size; /* of this structure: guards against a changed executable */
     uint32_t number;
     uint64_t bytes;
-    char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them */
+    char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them; AUDIT: JSON */
     char text[KVFS_TEXT_MAX];
 };
 

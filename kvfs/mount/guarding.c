@@ -32,7 +32,8 @@ struct kvfs_guarding {
     int added[2];     /* pids of our own processes, for the thread */
     int sealed_fd;    /* eventfd */
     bool sealed;
-    struct guard_report report; /* scratch: large */
+    char why[GUARD_TEXT_MAX + 64]; /* once sealed_fd is readable, the supervisor's to read */
+    struct guard_report report;    /* scratch: large */
     struct kvfs_guard_message in, out;
 };
 
@@ -175,6 +176,11 @@ int kvfs_guarding_fd(const struct kvfs_guarding *g)
     return g ? g->sealed_fd : -1;
 }
 
+const char *kvfs_guarding_why(const struct kvfs_guarding *g)
+{
+    return g->why;
+}
+
 void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 {
     const struct added one = {pid, tool};
@@ -197,6 +203,7 @@ static void seal(struct kvfs_guarding *g, const char *why)
         return;
     }
     g->sealed = true;
+    (void)snprintf(g->why, sizeof(g->why), "%s", why);
     (void)snprintf(g->out.text, sizeof(g->out.text), "the guard: %s", why);
     if (send_out(g, KVFS_GUARD_SEAL)) { /* the supervisor will see to it that it ends */
         ct_log(CT_LOG_ERROR, "the guard can't tell the worker to seal");
@@ -232,6 +239,15 @@ static void check(struct kvfs_guarding *g, unsigned flags)
     judge(g, rc, &err);
 }
 
+/* The executable of a process that waits for its open, for the audit: "" where it can't be seen. */
+static void name_exe(pid_t pid, char *out, size_t cap)
+{
+    char path[32];
+    (void)snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+    ssize_t n = readlink(path, out, cap - 1);
+    out[n > 0 ? n : 0] = '\0';
+}
+
 static void answer_admit(struct kvfs_guarding *g)
 {
     struct ct_err err = CT_ERR_INIT;
@@ -242,7 +258,11 @@ static void answer_admit(struct kvfs_guarding *g)
         why = g->report.findings[0].text;
     }
     g->out.good = got == 1;
-    (void)snprintf(g->out.text, sizeof(g->out.text), "%s", got == 1 ? "" : why);
+    if (got == 1) {
+        name_exe(g->in.pid, g->out.text, sizeof(g->out.text));
+    } else {
+        (void)snprintf(g->out.text, sizeof(g->out.text), "%s", why);
+    }
 }
 
 static void answer_check(struct kvfs_guarding *g)

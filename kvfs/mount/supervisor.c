@@ -190,6 +190,7 @@ static void unmount_or_seal(struct supervisor *s)
         return;
     }
     ct_log(CT_LOG_WARN, "stopping although it is in use: nothing stays readable");
+    kvfs_audit_note(s->job->audit, "stop", "stopped although it was in use: sealed");
     seal_worker(s);
 }
 
@@ -265,6 +266,7 @@ static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
+    kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
     signal_warmer(s, SIGKILL);
     if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);
@@ -357,18 +359,6 @@ static void on_said(struct supervisor *s)
     }
 }
 
-static const char *describe_end(int status, char out[static 64])
-{
-    if (WIFSIGNALED(status)) {
-        (void)snprintf(out, 64, "killed by signal %d (%s)%s", WTERMSIG(status),
-                       strsignal(WTERMSIG(status)), /* NOLINT(concurrency-mt-unsafe) */
-                       WTERMSIG(status) == SIGSYS ? ": a system call not on its list" : "");
-    } else {
-        (void)snprintf(out, 64, "exit %d", WEXITSTATUS(status));
-    }
-    return out;
-}
-
 /* The exit code of the supervisor. */
 static int on_worker_end(struct supervisor *s)
 {
@@ -380,9 +370,12 @@ static int on_worker_end(struct supervisor *s)
         on_said(s);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
+    kvfs_worker_describe_end(status, how);
     if (!clean) {
         refuse(s);
     }
+    bool failed = s->stopped && !s->ready && WIFEXITED(status); /* has said so itself */
+    kvfs_audit_file_worker_ended(s->job->audit, clean || failed ? NULL : how);
     if (!kvfs_mounter_is_mounted(&s->mounted)) {
         kvfs_mounter_forget(&s->mounted);
     }
@@ -394,7 +387,6 @@ static int on_worker_end(struct supervisor *s)
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */
     }
-    describe_end(status, how);
     ct_log(CT_LOG_ERROR, "the worker died (%s)%s", how, s->ready ? ": refused and unmounted" : "");
     if (!s->ready && *kvfs_logsink_last_words()) {
         tell("its last words: ", kvfs_logsink_last_words());
@@ -521,9 +513,16 @@ static int start(struct supervisor *s, struct ct_err *err)
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
     kvfs_guarding_linked(s->guarding);
-    const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
-                           s->status_fd,      s->job->source_fd, s->job->key_dir_fd,
-                           s->job->state_fd,  s->job->ca_fd,     kvfs_guarding_end(s->guarding)};
+    const int foreign[] = {s->worker.control,
+                           s->worker.said,
+                           s->signal_fd,
+                           s->status_fd,
+                           s->job->source_fd,
+                           s->job->key_dir_fd,
+                           s->job->state_fd,
+                           s->job->ca_fd,
+                           kvfs_guarding_end(s->guarding),
+                           kvfs_audit_file_fd(s->job->audit)};
     pid_t keeper =
         kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
                           sizeof(foreign) / sizeof(foreign[0]), err);

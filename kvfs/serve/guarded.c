@@ -127,11 +127,16 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
     return NULL;
 }
 
-int kvfs_guarded_admit(struct kvfs_guarded *g, pid_t pid, struct ct_err *err)
+int kvfs_guarded_admit(struct kvfs_guarded *g, pid_t pid, char exe[static KVFS_EXE_MAX],
+                       struct ct_err *err)
 {
     char *text = ask(g, KVFS_GUARD_ADMIT, pid, err);
+    if (!text) {
+        return -1;
+    }
+    ct_utf8_copy(exe, KVFS_EXE_MAX, text);
     free(text);
-    return text ? 0 : -1;
+    return 0;
 }
 
 json_t *kvfs_guarded_report(struct kvfs_guarded *g, struct ct_err *err)

@@ -1,4 +1,4 @@
-#include "kvfs/serve/leases.h"
+#include "kvfs/serve/audit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,6 +205,9 @@ void kvfs_lease_end(struct kvfs_lease *l, const struct ct_err *why)
         pthread_cond_broadcast(&l->changed);
     }
     pthread_mutex_unlock(&l->lock);
+    if (held) {
+        kvfs_audit_event(l->s, l, "lease-end", kvfs_audit_why(why));
+    }
     if (held && is_last(l->s->leases, l)) {
         kvfs_seal(l->s, why);
     } else if (held) {
@@ -229,6 +232,12 @@ static struct kvfs_lease *find_file(const struct kvfs_leases *l, const struct ct
         }
     }
     return NULL;
+}
+
+const struct kvfs_lease *kvfs_leases_of(const struct kvfs_leases *l, const struct ct_version *v)
+{
+    size_t index = 0;
+    return find_file(l, v, &index);
 }
 
 /* Whether reads may go on now. */

@@ -79,6 +79,16 @@ void kvfs_lease_wait(struct kvfs_lease *l, int64_t until);
 /* Asks the threads to end, and then waits for them. One that is idle gives the lease back. */
 void kvfs_lease_stop(struct kvfs_lease *l);
 void kvfs_lease_join(struct kvfs_lease *l);
+/* To the server, for one thread at a time. */
+struct kvfs_way {
+    struct kvfs_lease *lease;
+    int sock;     /* to a courier, -1: none */
+    int stopping; /* descriptor that ends a wait */
+};
+/* One attempt. Without an answer *status is 0 and `answer` says why. */
+void kvfs_way_carry(struct kvfs_way *w, const struct kc_request *q, unsigned seconds,
+                    unsigned *status, struct ct_buf *answer);
+void kvfs_way_close(struct kvfs_way *w);
 /* Until when reads may go on. With its lock held. */
 int64_t kvfs_lease_deadline(const struct kvfs_lease *l);
 /* It is over, because of `why`. Takes back what was given out, which waits for reads on their way:
@@ -100,6 +110,8 @@ void kvfs_leases_free(struct kvfs_leases *l);
  * milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l);
 
+/* The lease of the file, or NULL. */
+const struct kvfs_lease *kvfs_leases_of(const struct kvfs_leases *l, const struct ct_version *v);
 /* Whether the file of this version is in a release that counts now: CT_REJECTED if it is in none,
  * else why it does not. */
 int kvfs_leases_check(struct kvfs_leases *l, const struct ct_version *v, struct ct_err *err);

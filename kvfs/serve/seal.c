@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "format/base/log.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/resident.h"
 
 int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
@@ -124,6 +125,7 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
         (void)fuse_lowlevel_notify_inval_inode(s->session, id, 0, 0);
     }
     ct_secret_wipe_all();
+    kvfs_audit_event_everywhere(s, "seal", kvfs_audit_why(why));
     clock_gettime(CLOCK_MONOTONIC, &end);
     atomic_store(&s->taken, true);
     (void)kvfs_source_sealed(s, why->msg);
