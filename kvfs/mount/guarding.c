@@ -324,7 +324,6 @@ static void *watch(void *arg)
             check(g, p[0].revents ? GUARD_WOKEN : 0);
         }
         if (p[2].revents && !take(g)) {
-            (void)eventfd_write(g->sealed_fd, 1); /* nobody watches any more */
             return NULL;
         }
     }

@@ -277,9 +277,9 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     }
     (void)eventfd_write(s.ended, 1);
     (void)pthread_join(watcher, NULL);
+    kvfs_audit_stop(&s); /* while the leases are there: the server takes the last of it */
     kvfs_leases_stop(s.leases);
     kvfs_chunks_stop(s.chunks);
-    kvfs_audit_stop(&s);
     kvfs_leases_free(s.leases);
     kvfs_audit_free(&s);
     ct_secret_wipe_all();
