@@ -355,10 +355,11 @@ uint64_t guard_parse_ns(const char *text)
     const char *p = strchr(text, '[');
     const char *end = text + strlen(text);
     uint64_t v = 0;
-    if (!p++ || !take_number(&p, end, 10, &v) || strcmp(p, "]") != 0) {
+    if (!p) {
         return 0;
     }
-    return v;
+    p++;
+    return take_number(&p, end, 10, &v) && strcmp(p, "]") == 0 ? v : 0;
 }
 
 void guard_unescape(char *text)

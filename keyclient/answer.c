@@ -8,7 +8,8 @@ enum kc_again kc_code_again(const char *code)
 {
     static const char *const later[] = {"rate_limited", "busy", "unavailable"};
     static const char *const anew[] = {"challenge_expired", "challenge_used", "server_key_unknown",
-                                       "ticket_expired",    "ticket_used",    "generation_changed"};
+                                       "ticket_unknown",    "ticket_expired", "ticket_used",
+                                       "generation_changed"};
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
         if (strcmp(code, later[i]) == 0) {
             return KC_LATER;

@@ -390,6 +390,11 @@ const json_t *kc_exchange_identity(const struct kc_exchange *x)
     return x->identity;
 }
 
+const char *kc_ticket_sha256(const struct kc_exchange *x)
+{
+    return x->ticket_sha256;
+}
+
 const char *kc_manifest_sha256(const struct kc_exchange *x)
 {
     return x->manifest_sha256[0] ? x->manifest_sha256 : NULL;

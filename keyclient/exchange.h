@@ -74,6 +74,8 @@ struct ct_keysource *kc_exchange_keys(struct kc_exchange *x); /* borrowed */
 void kc_exchange_forget(struct kc_exchange *x);
 /* The identity that was compared with the pin, for the long poll; borrowed, immutable. */
 const json_t *kc_exchange_identity(const struct kc_exchange *x);
+/* Digest of the ticket that the lease came of. */
+const char *kc_ticket_sha256(const struct kc_exchange *x);
 /* Digest that the manifest must have; NULL: the generation has none. */
 const char *kc_manifest_sha256(const struct kc_exchange *x);
 

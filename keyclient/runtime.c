@@ -9,7 +9,7 @@
 static const char *const names[KC_KEYS] = {
     [KC_SIGN] = "sign", [KC_DECRYPT] = "decrypt", [KC_AUDIT] = "audit"};
 
-static int make_key(struct kc_key *key, struct ct_err *err)
+int kc_key_make(struct kc_key *key, struct ct_err *err)
 {
     kx_autojson pair = kx_jwk_new(err);
     const json_t *d = json_object_get(pair, "d");
@@ -20,6 +20,13 @@ static int make_key(struct kc_key *key, struct ct_err *err)
     key->d = ct_secret_from(json_string_value(d), json_string_length(d), err);
     return key->public && key->d ? kx_jwk_thumbprint(key->public, key->thumbprint, err)
                                  : ct_err_set(err, CT_NOMEM, "no memory for a key");
+}
+
+void kc_key_free(struct kc_key *key)
+{
+    json_decref(key->public);
+    ct_secret_free(key->d);
+    *key = (struct kc_key){0};
 }
 
 json_t *kc_key_pair(const struct kc_key *key, struct ct_err *err)
@@ -71,18 +78,18 @@ int kc_runtime_init(struct kc_runtime *r, const char *pin, const char *host, con
         return -1;
     }
     for (int i = 0; i < KC_KEYS; i++) {
-        if (make_key(&r->keys[i], err)) {
+        if (kc_key_make(&r->keys[i], err)) {
             return -1;
         }
     }
+    ct_secret_keep(r->keys[KC_AUDIT].d);
     return 0;
 }
 
 void kc_runtime_free(struct kc_runtime *r)
 {
     for (int i = 0; i < KC_KEYS; i++) {
-        json_decref(r->keys[i].public);
-        ct_secret_free(r->keys[i].d);
+        kc_key_free(&r->keys[i]);
     }
     ct_secret_free(r->api_key);
     json_decref(r->measurements);

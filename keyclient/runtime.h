@@ -2,8 +2,9 @@
  * A runtime: who asks a key server for keys. It has three ephemeral P-256 keys, the API key and its
  * measurements, and pins the server's identity. One a process; used by one thread at a time.
  *
- * Private halves and the API key live in secrets; for the moment of a call they are also in JSON
- * memory, which ct_secret_init() makes wipe itself.
+ * The audit key outlives ct_secret_wipe_all(): it signs what is said of the sealing, and opens
+ * nothing. Private halves and the API key live in secrets; for the moment of a call they are also
+ * in JSON memory, which ct_secret_init() makes wipe itself.
  */
 #ifndef KC_RUNTIME_H
 #define KC_RUNTIME_H
@@ -39,6 +40,9 @@ int kc_runtime_init(struct kc_runtime *r, const char *pin, const char *host, con
                     size_t n, json_t *measurements, struct ct_err *err);
 void kc_runtime_free(struct kc_runtime *r);
 
+/* One key by itself. To be freed in any case. */
+int kc_key_make(struct kc_key *key, struct ct_err *err);
+void kc_key_free(struct kc_key *key);
 /* The guard's latest report, {"state", "findings"}; taken over. Until then it is said to be off. */
 void kc_runtime_guard(struct kc_runtime *r, json_t *report);
 

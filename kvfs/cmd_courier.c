@@ -6,7 +6,7 @@
 
 #include "format/base/secret.h"
 #include "kvfs/args.h"
-#include "kvfs/http.h"
+#include "kvfs/http/http.h"
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/carry.h"
 #include "kvfs/mount/courier.h"

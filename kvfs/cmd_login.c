@@ -1,11 +1,11 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "kvfs/apikey.h"
 #include "kvfs/args.h"
 #include "kvfs/keys_arg.h"
 #include "kvfs/kvfs.h"
-#include "kvfs/server_arg.h"
+#include "kvfs/publish/apikey.h"
+#include "kvfs/publish/server_arg.h"
 #include "kvfs/term.h"
 
 struct login {

@@ -4,7 +4,7 @@
 #include "kvfs/args.h"
 #include "kvfs/keys_arg.h"
 #include "kvfs/kvfs.h"
-#include "kvfs/server_arg.h"
+#include "kvfs/publish/server_arg.h"
 #include "kvfs/term.h"
 
 enum { OPT_FORCE = 0x200 };

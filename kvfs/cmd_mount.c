@@ -75,6 +75,10 @@ static int prepare(struct kvfs_mount_options *o, struct kvfs_job *job, int env_k
                            err)) {
         return ct_err_wrap(err, "option guard");
     }
+    if (o->config.audit && !o->fake &&
+        !(job->audit = kvfs_audit_file_open(o->audit_file, o->audit_log, err))) {
+        return -1;
+    }
     job->key_dir_fd = open_key_dir(o, err);
     if (o->keys.key_dir && job->key_dir_fd < 0) {
         return -1;

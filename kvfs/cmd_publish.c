@@ -7,8 +7,8 @@
 #include "kvfs/args.h"
 #include "kvfs/keys_arg.h"
 #include "kvfs/kvfs.h"
-#include "kvfs/publish.h"
-#include "kvfs/server_arg.h"
+#include "kvfs/publish/publish.h"
+#include "kvfs/publish/server_arg.h"
 #include "kvfs/term.h"
 
 enum { OPT_SERVER = 0x500, OPT_MODEL, OPT_JSON };

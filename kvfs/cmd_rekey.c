@@ -1,5 +1,5 @@
 #include "kvfs/args.h"
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 #include "kvfs/kvfs.h"
 
 enum { OPT_TO_KEY = 0x200, OPT_CHUNK };

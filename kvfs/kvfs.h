@@ -24,6 +24,7 @@ int cmd_rewrap(int argc, char **argv);
 int cmd_rekey(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_audit(int argc, char **argv);
 int cmd_guard(int argc, char **argv);
 int cmd_measure(int argc, char **argv);
 int cmd_login(int argc, char **argv);

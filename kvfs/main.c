@@ -23,6 +23,7 @@ static const struct {
     {"rekey", cmd_rekey, "encrypt an encrypted model anew"},
     {"inspect", cmd_inspect, "what a file says of itself; needs no key"},
     {"verify", cmd_verify, "read and authenticate every byte"},
+    {"audit", cmd_audit, "verify what mounts recorded"},
     {"guard", cmd_guard, "judge the container that kvfs is to run in"},
     {"measure", cmd_measure, "the digest that a key server's baseline has to have"},
     {"login", cmd_login, "log in to a key server, to publish"},

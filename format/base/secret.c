@@ -11,6 +11,7 @@
 struct ct_secret {
     size_t len;
     uint8_t *bytes; /* sodium_malloc */
+    int kept;       /* under list_lock */
     struct ct_secret *prev, *next;
 };
 
@@ -174,8 +175,17 @@ void ct_secret_wipe_all(void)
 {
     pthread_mutex_lock(&list_lock);
     for (struct ct_secret *s = list; s; s = s->next) {
-        sodium_memzero(s->bytes, s->len);
+        if (!s->kept) {
+            sodium_memzero(s->bytes, s->len);
+        }
     }
+    pthread_mutex_unlock(&list_lock);
+}
+
+void ct_secret_keep(struct ct_secret *s)
+{
+    pthread_mutex_lock(&list_lock);
+    s->kept = 1;
     pthread_mutex_unlock(&list_lock);
 }
 

@@ -29,8 +29,12 @@ size_t ct_secret_len(const struct ct_secret *s);
 /* Wipes and frees; NULL is allowed. */
 void ct_secret_free(struct ct_secret *s);
 
-/* Zeroises every secret of the process in place; they stay allocated. For sealing. */
+/* Zeroises every secret of the process in place, but those that are kept; they stay allocated. For
+ * sealing. */
 void ct_secret_wipe_all(void);
+/* From now on only ct_secret_free() wipes it: for a key that opens nothing, and has to sign what is
+ * said of the sealing. */
+void ct_secret_keep(struct ct_secret *s);
 
 /* Bytes now in secrets. What of it is locked is VmLck in /proc/self/status. */
 size_t ct_secret_total(void);

@@ -18,7 +18,9 @@ json_t *ct_policy_input(const struct ct_policy_context *c)
         (void)strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
     }
     /* A path that is not UTF-8 makes the whole document NULL, which refuses. */
-    return json_pack("{s:{s:s},s:s,s:I,s:s,s:I,s:s,s:s}", "kvfs", "version", KVFS_VERSION, "host",
-                     c->host ? c->host : host, "uid", (json_int_t)c->uid, "time", text, "unix",
-                     (json_int_t)c->unix_time, "path", c->path, "model", c->model);
+    return json_pack("{s:{s:s},s:s,s:I,s:s,s:I,s:s,s:s,s:{s:s,s:b,s:[]}}", "kvfs", "version",
+                     KVFS_VERSION, "host", c->host ? c->host : host, "uid", (json_int_t)c->uid,
+                     "time", text, "unix", (json_int_t)c->unix_time, "path", c->path, "model",
+                     c->model, "guard", "profile", c->guard ? c->guard : "none", "ok",
+                     c->guard != NULL, "findings");
 }

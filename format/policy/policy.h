@@ -24,9 +24,10 @@ struct ct_policy_context {
     int64_t unix_time; /* seconds */
     const char *path;  /* in the mount, with a leading slash */
     const char *model; /* name of the model: its directory in the mount, "" at the top */
+    const char *guard; /* profile of the guard that watches; NULL: none does */
 };
-/* {"kvfs":{"version"},"host","uid","time" (RFC 3339, UTC),"unix","path","model"}; owned by the
- * caller. */
+/* {"kvfs":{"version"},"host","uid","time" (RFC 3339, UTC),"unix","path","model",
+ * "guard":{"profile","ok","findings"}}; owned by the caller. */
 json_t *ct_policy_input(const struct ct_policy_context *c);
 
 #endif

@@ -23,11 +23,13 @@ static const struct {
      "SELECT o.name || '/' || m.name, b.digest, b.assurance, b.label, b.created, b.withdrawn"
      " FROM baselines b JOIN models m ON m.id = b.model_id JOIN users o ON o.id = m.owner_id"
      " ORDER BY o.name, m.name, b.created"},
-    {"lease", "id model user generation:n created:t expires:t ended:t revoked:t reason",
+    {"lease",
+     "id model user generation:n created:t expires:t ended:t revoked:t reason records:n head",
      "SELECT l.id, o.name || '/' || m.name, u.name, l.generation, l.created, l.expires, l.ended,"
-     " l.revoked, l.reason FROM leases l JOIN models m ON m.id = l.model_id JOIN users o ON o.id ="
-     " m.owner_id JOIN users u ON u.id = l.user_id WHERE $2 = 1 OR (l.ended = 0 AND l.revoked = 0"
-     " AND l.expires + l.grace > $3) ORDER BY l.created DESC LIMIT $1"},
+     " l.revoked, l.reason, l.audit_count, l.audit_head FROM leases l JOIN models m ON m.id ="
+     " l.model_id JOIN users o ON o.id = m.owner_id JOIN users u ON u.id = l.user_id"
+     " WHERE $2 = 1 OR (l.ended = 0 AND l.revoked = 0 AND l.expires + l.grace > $3)"
+     " ORDER BY l.created DESC LIMIT $1"},
     {"audit", "id:n at:t event code user model lease address detail",
      "SELECT id, at / 1000, event, code, user_name, model, lease_id, address, detail FROM"
      " (SELECT * FROM audit ORDER BY id DESC LIMIT $1) a ORDER BY id"},

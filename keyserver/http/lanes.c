@@ -252,6 +252,7 @@ int ks_lanes_start(struct ks_server *s, void (*done)(struct ks_request *r), stru
     pthread_cond_init(&l->idle, NULL);
     if (start_all(l, err)) {
         ks_lanes_stop(l, 0);
+        ks_lanes_free(l);
         return -1;
     }
     *out = l;
@@ -286,6 +287,12 @@ void ks_lanes_stop(struct ks_lanes *l, unsigned seconds)
         (void)ks_refuse(r, KS_BUSY, NULL);
         l->done(r);
     }
-    pthread_mutex_destroy(&l->lock);
-    free(l);
+}
+
+void ks_lanes_free(struct ks_lanes *l)
+{
+    if (l) {
+        pthread_mutex_destroy(&l->lock);
+        free(l);
+    }
 }

@@ -15,7 +15,10 @@ int ks_lanes_start(struct ks_server *s, void (*done)(struct ks_request *r), stru
                    struct ct_err *err);
 /* false when too many wait. The request is the worker's until `done`. */
 bool ks_lanes_submit(struct ks_lanes *l, struct ks_request *r);
-/* Answers what is under way within `seconds`, refuses the rest with KS_BUSY; ends the threads. */
+/* Answers what is under way within `seconds`, refuses the rest with KS_BUSY; ends the threads. From
+ * then on all that is submitted is refused. */
 void ks_lanes_stop(struct ks_lanes *l, unsigned seconds);
+/* Once nobody can submit any more; NULL is allowed. */
+void ks_lanes_free(struct ks_lanes *l);
 
 #endif

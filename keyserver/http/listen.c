@@ -304,6 +304,7 @@ void ks_listen_stop(struct ks_listener *l, unsigned seconds)
         nanosleep(&pause, NULL);
         MHD_stop_daemon(l->daemon);
     }
+    ks_lanes_free(l->lanes); /* connections that were open could submit until now */
     if (listening != MHD_INVALID_SOCKET) {
         close(listening);
     }

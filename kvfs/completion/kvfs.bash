@@ -1,8 +1,8 @@
 # Completion of kvfs for bash. Options are taken from `kvfs COMMAND --help`, so that they are always
 # those of the kvfs that is installed.
 
-_kvfs_commands='encrypt guard inspect keygen login logout measure mount publish rekey reload rewrap
-seal status umount verify warm'
+_kvfs_commands='audit encrypt guard inspect keygen login logout measure mount publish rekey reload
+rewrap seal status umount verify warm'
 
 # Mount points of kvfs, with octal escapes undone.
 _kvfs_mounts() {
@@ -49,7 +49,7 @@ _kvfs_value() {
     *' -K' | *' --key-dir' | 'mount --state-dir') _kvfs_files -d "$3" && return ;;
     'mount -o') return 1 ;;
     *' -k' | *' --key' | *' --to-key' | *' -o' | *' --output' | *' --policy' | *' --remote-policy' | \
-        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --mounter')
+        *' --ca' | *' --api-key' | 'mount --deploy-key' | 'mount --mounter' | 'mount --audit')
         _kvfs_files -f "$3" && return
         ;;
     *) return 1 ;;
@@ -95,6 +95,13 @@ _kvfs() {
     case $command in
     umount | status | reload | seal | warm) _kvfs_from_lines "$cur" < <(_kvfs_mounts) ;;
     measure | login | logout) ;;
+    audit)
+        if ((COMP_CWORD == 2)); then
+            COMPREPLY=(verify)
+        else
+            _kvfs_files -f "$cur"
+        fi
+        ;;
     guard) _kvfs_guard "$cur" ;;
     keygen | publish) _kvfs_files -d "$cur" ;;
     *) _kvfs_files -f "$cur" ;;

@@ -65,6 +65,7 @@ struct kvfs_config {
     char server_key[KVFS_PIN_MAX];  /* thumbprint of its identity */
     char model[KVFS_MODEL_MAX];     /* OWNER/NAME; "": as each header's jku says */
     uint32_t wait;                  /* seconds to go on asking before the mount fails */
+    bool audit;                     /* decisions are recorded */
     bool guarded;                   /* a guard watches: then the worker expects to hear of it */
     bool admits;                    /* and judges who reads */
     uint32_t guard_gap_ms;          /* without a word of it for so long, the worker seals */

@@ -62,10 +62,11 @@ static size_t take_fds(struct msghdr *m, int *fd)
     return count;
 }
 
-int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *err)
+int kvfs_control_recv_upto(int sock, void *msg, size_t most, size_t *got, int *fd,
+                           struct ct_err *err)
 {
     union control control;
-    struct iovec iov = {.iov_base = msg, .iov_len = size};
+    struct iovec iov = {.iov_base = msg, .iov_len = most};
     struct msghdr m = {.msg_iov = &iov,
                        .msg_iovlen = 1,
                        .msg_control = control.bytes,
@@ -80,19 +81,34 @@ int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *
     if (n < 0) {
         return errno == ECONNRESET ? 0 : ct_err_sys(err, errno, "control socket");
     }
-    int got = -1;
-    size_t count = take_fds(&m, &got);
+    int first = -1;
+    size_t count = take_fds(&m, &first);
     if (n == 0 && count == 0) {
         return 0;
     }
-    if ((size_t)n != size || (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || count > (fd ? 1 : 0)) {
-        if (got >= 0) {
-            close(got);
+    if ((m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || count > (fd ? 1 : 0)) {
+        if (first >= 0) {
+            close(first);
         }
         return ct_err_set(err, CT_MALFORMED, "control socket: a message of the wrong form");
     }
     if (fd) {
-        *fd = got;
+        *fd = first;
     }
+    *got = (size_t)n;
     return 1;
+}
+
+int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *err)
+{
+    size_t got = 0;
+    int r = kvfs_control_recv_upto(sock, msg, size, &got, fd, err);
+    if (r != 1 || got == size) {
+        return r;
+    }
+    if (fd && *fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+    return ct_err_set(err, CT_MALFORMED, "control socket: a message of the wrong form");
 }

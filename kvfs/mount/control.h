@@ -56,6 +56,7 @@ enum kvfs_request_type {
     KVFS_REQ_RESIDENT_END, /* the end of resident file `number`. Reply: EBUSY while it is mapped */
     KVFS_REQ_COURIER,      /* a courier's socket (carry.h). Reply with a descriptor */
     KVFS_REQ_SEEN,   /* generation `bytes` of model `text` was seen. Reply: value, the highest */
+    KVFS_REQ_AUDIT,  /* chain `text`, body `path` (audit_file.h). Reply: text, a note or "" */
     KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */
     KVFS_REQ_SEALED, /* the mount is sealed, all is taken back; text: why. No reply */
     KVFS_REQ_FAILED, /* the mount cannot start; text: why. No reply */
@@ -66,7 +67,7 @@ struct kvfs_request {
     uint32_t size; /* of this structure: guards against a changed executable */
     uint32_t number;
     uint64_t bytes;
-    char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them */
+    char path[PATH_MAX]; /* components without `.` and `..`, one `/` between them; AUDIT: JSON */
     char text[KVFS_TEXT_MAX];
 };
 
@@ -98,5 +99,8 @@ int kvfs_control_send(int sock, const void *msg, size_t size, int fd, bool nowai
  * CLOEXEC; owned by the caller); `fd` NULL: none may come. 1, or 0 when the other side is gone, or
  * -1. */
 int kvfs_control_recv(int sock, void *msg, size_t size, int *fd, struct ct_err *err);
+/* The same for a packet of at most `most` bytes; *got of them. */
+int kvfs_control_recv_upto(int sock, void *msg, size_t most, size_t *got, int *fd,
+                           struct ct_err *err);
 
 #endif

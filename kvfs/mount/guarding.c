@@ -32,7 +32,8 @@ struct kvfs_guarding {
     int added[2];     /* pids of our own processes, for the thread */
     int sealed_fd;    /* eventfd */
     bool sealed;
-    struct guard_report report; /* scratch: large */
+    char why[GUARD_TEXT_MAX + 64]; /* once sealed_fd is readable, the supervisor's to read */
+    struct guard_report report;    /* scratch: large */
     struct kvfs_guard_message in, out;
 };
 
@@ -175,6 +176,11 @@ int kvfs_guarding_fd(const struct kvfs_guarding *g)
     return g ? g->sealed_fd : -1;
 }
 
+const char *kvfs_guarding_why(const struct kvfs_guarding *g)
+{
+    return g->why;
+}
+
 void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 {
     const struct added one = {pid, tool};
@@ -185,11 +191,10 @@ void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool)
 
 /* ---- the thread ---- */
 
-static int send_out(struct kvfs_guarding *g, enum kvfs_guard_type type, bool nowait)
+static int send_out(struct kvfs_guarding *g, enum kvfs_guard_type type)
 {
     g->out.type = type;
-    g->out.size = sizeof(g->out);
-    return kvfs_control_send(g->ours, &g->out, sizeof(g->out), -1, nowait, NULL);
+    return kvfs_guard_send(g->ours, &g->out, NULL);
 }
 
 static void seal(struct kvfs_guarding *g, const char *why)
@@ -198,8 +203,9 @@ static void seal(struct kvfs_guarding *g, const char *why)
         return;
     }
     g->sealed = true;
+    (void)snprintf(g->why, sizeof(g->why), "%s", why);
     (void)snprintf(g->out.text, sizeof(g->out.text), "the guard: %s", why);
-    if (send_out(g, KVFS_GUARD_SEAL, false)) {
+    if (send_out(g, KVFS_GUARD_SEAL)) { /* the supervisor will see to it that it ends */
         ct_log(CT_LOG_ERROR, "the guard can't tell the worker to seal");
     }
     (void)eventfd_write(g->sealed_fd, 1);
@@ -221,7 +227,8 @@ static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
         seal(g, why);
     } else {
         g->out.number = 0;
-        (void)send_out(g, KVFS_GUARD_ALIVE, true); /* a worker that does not listen hears nothing */
+        g->out.text[0] = '\0';
+        (void)send_out(g, KVFS_GUARD_ALIVE); /* a worker that does not listen hears nothing */
     }
 }
 
@@ -230,6 +237,15 @@ static void check(struct kvfs_guarding *g, unsigned flags)
     struct ct_err err = CT_ERR_INIT;
     int rc = guard_check(g->guard, flags, &g->report, &err);
     judge(g, rc, &err);
+}
+
+/* The executable of a process that waits for its open, for the audit: "" where it can't be seen. */
+static void name_exe(pid_t pid, char *out, size_t cap)
+{
+    char path[32];
+    (void)snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+    ssize_t n = readlink(path, out, cap - 1);
+    out[n > 0 ? n : 0] = '\0';
 }
 
 static void answer_admit(struct kvfs_guarding *g)
@@ -242,7 +258,11 @@ static void answer_admit(struct kvfs_guarding *g)
         why = g->report.findings[0].text;
     }
     g->out.good = got == 1;
-    (void)snprintf(g->out.text, sizeof(g->out.text), "%s", got == 1 ? "" : why);
+    if (got == 1) {
+        name_exe(g->in.pid, g->out.text, sizeof(g->out.text));
+    } else {
+        (void)snprintf(g->out.text, sizeof(g->out.text), "%s", why);
+    }
 }
 
 static void answer_check(struct kvfs_guarding *g)
@@ -260,8 +280,7 @@ static void answer_check(struct kvfs_guarding *g)
 static bool take(struct kvfs_guarding *g)
 {
     struct ct_err err = CT_ERR_INIT;
-    int r = kvfs_control_recv(g->ours, &g->in, sizeof(g->in), NULL, &err);
-    if (r != 1) {
+    if (kvfs_guard_recv(g->ours, &g->in, &err) != 1) {
         return false;
     }
     uint32_t number = g->in.number;
@@ -271,7 +290,7 @@ static bool take(struct kvfs_guarding *g)
         answer_check(g);
     }
     g->out.number = number;
-    (void)send_out(g, KVFS_GUARD_ANSWER, false);
+    (void)send_out(g, KVFS_GUARD_ANSWER);
     return true;
 }
 

@@ -38,5 +38,7 @@ int kvfs_guarding_start(struct kvfs_guarding *g, struct ct_err *err);
 void kvfs_guarding_add(struct kvfs_guarding *g, pid_t pid, bool tool);
 /* Becomes readable once it has told the worker to seal; -1 for NULL. */
 int kvfs_guarding_fd(const struct kvfs_guarding *g);
+/* Why, then. */
+const char *kvfs_guarding_why(const struct kvfs_guarding *g);
 
 #endif

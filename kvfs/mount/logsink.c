@@ -61,6 +61,17 @@ static void to_file(enum ct_level level, const char *line)
     (void)ignored;
 }
 
+void kvfs_logsink_audit(const char *line, size_t n)
+{
+    if (sink.fd >= 0) {
+        (void)dprintf(sink.fd, "audit: %.*s\n", (int)n, line);
+    } else if (sink.foreground) {
+        (void)fprintf(stderr, "kvfs: audit: %.*s\n", (int)n, line);
+    } else {
+        syslog(LOG_INFO, "audit: %.*s", (int)n, line);
+    }
+}
+
 static void emit(void *ctx, enum ct_level level, const char *line)
 {
     (void)ctx;

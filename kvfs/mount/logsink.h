@@ -16,6 +16,9 @@ int kvfs_logsink_open(const char *file, bool foreground, const char *mountpoint,
                       struct ct_err *err);
 void kvfs_logsink_start(void);
 
+/* An audit line, which has to stay whole: INFO, whatever the level is. */
+void kvfs_logsink_audit(const char *line, size_t n);
+
 /* Bytes of the worker's stderr, which nobody vouches for: cut into lines and made printable. A
  * NULL with 0 bytes is the end. */
 void kvfs_logsink_forward(const char *bytes, size_t n);

@@ -59,48 +59,26 @@ static int choose(const char *value, const char *const *words, int *index, struc
     return -1;
 }
 
-static int set_plain(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_PLAIN_SAFE] = "safe", [KVFS_PLAIN_ALL] = "all", [KVFS_PLAIN_NONE] = "none", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.plain = (enum kvfs_plain)i;
-    return rc;
-}
-
-static int set_manifest(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_MANIFEST_AUTO] = "auto", [KVFS_MANIFEST_REQUIRE] = "require", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.manifest = (enum kvfs_manifest)i;
-    return rc;
-}
-
-static int set_update(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {
-        [KVFS_UPDATE_PIN] = "pin", [KVFS_UPDATE_FOLLOW] = "follow", NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.update = (enum kvfs_update)i;
-    return rc;
-}
-
-static int set_cache(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {[KVFS_CACHE_AUTO] = "auto",
-                                        [KVFS_CACHE_PAGE] = "page",
-                                        [KVFS_CACHE_RESIDENT] = "resident",
-                                        [KVFS_CACHE_DIRECT] = "direct",
-                                        NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.cache = (enum kvfs_cache)i;
-    return rc;
-}
+/* The words are at the index of their value. */
+#define CHOICE(function, field, type, ...)                                                         \
+    static int function(struct kvfs_mount_options *o, const char *value, struct ct_err *err)       \
+    {                                                                                              \
+        static const char *const words[] = {__VA_ARGS__, NULL};                                    \
+        int i = 0;                                                                                 \
+        int rc = choose(value, words, &i, err);                                                    \
+        o->config.field = (type)i;                                                                 \
+        return rc;                                                                                 \
+    }
+CHOICE(set_plain, plain, enum kvfs_plain, [KVFS_PLAIN_SAFE] = "safe", [KVFS_PLAIN_ALL] = "all",
+       [KVFS_PLAIN_NONE] = "none")
+CHOICE(set_manifest, manifest,
+       enum kvfs_manifest, [KVFS_MANIFEST_AUTO] = "auto", [KVFS_MANIFEST_REQUIRE] = "require")
+CHOICE(set_update, update,
+       enum kvfs_update, [KVFS_UPDATE_PIN] = "pin", [KVFS_UPDATE_FOLLOW] = "follow")
+CHOICE(set_cache, cache, enum kvfs_cache, [KVFS_CACHE_AUTO] = "auto", [KVFS_CACHE_PAGE] = "page",
+       [KVFS_CACHE_RESIDENT] = "resident", [KVFS_CACHE_DIRECT] = "direct")
+CHOICE(set_log_level, log_level, uint32_t, [CT_LOG_ERROR] = "error", [CT_LOG_WARN] = "warning",
+       [CT_LOG_INFO] = "info", [CT_LOG_DEBUG] = "debug")
 
 static int set_crypto(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
@@ -108,19 +86,6 @@ static int set_crypto(struct kvfs_mount_options *o, const char *value, struct ct
     o->crypto_set = true;
     int rc = choose(value, ct_crypto_names, &i, err);
     o->config.crypto = (enum ct_crypto)i;
-    return rc;
-}
-
-static int set_log_level(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
-{
-    static const char *const words[] = {[CT_LOG_ERROR] = "error",
-                                        [CT_LOG_WARN] = "warning",
-                                        [CT_LOG_INFO] = "info",
-                                        [CT_LOG_DEBUG] = "debug",
-                                        NULL};
-    int i = 0;
-    int rc = choose(value, words, &i, err);
-    o->config.log_level = (uint32_t)i;
     return rc;
 }
 
@@ -265,6 +230,7 @@ WORD(set_ca, ca)
 WORD(set_state_dir, state_dir)
 WORD(set_worker_user, worker_user)
 WORD(set_log, log_file)
+WORD(set_audit, audit_file)
 WORD(set_guard, guard)
 TEXT(set_server, server)
 TEXT(set_server_key, server_key)
@@ -275,6 +241,7 @@ FLAG(set_allow_other, config.allow_other)
 FLAG(set_foreground, config.foreground)
 FLAG(set_nonempty, nonempty)
 FLAG(set_warm, warm)
+FLAG(set_audit_log, audit_log)
 
 static int set_debug(struct kvfs_mount_options *o, const char *value, struct ct_err *err)
 {
@@ -348,6 +315,9 @@ static const struct option_row {
      set_mounter},
     {"worker-user", 0, "USER[:GROUP]", "What the worker becomes when root mounts (65534)",
      set_worker_user},
+    {"audit", 0, "FILE", "Append every decision, one line of JSON each, chained and signed",
+     set_audit},
+    {"audit-log", 0, NULL, "The same goes where the log goes", set_audit_log},
     {"log", 0, "FILE", "Log to a file (syslog; in the foreground stderr)", set_log},
     {"log-level", 0, "LEVEL", "error, warning, info or debug (info)", set_log_level},
     {"debug", 'd', NULL, "The same as log-level=debug", set_debug},
@@ -587,6 +557,7 @@ static int complete_worker(struct kvfs_mount_options *o, struct ct_err *err)
 int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
 {
     o->config.have_key_dir = o->keys.key_dir != NULL;
+    o->config.audit = o->audit_file || o->audit_log || *o->config.server;
     o->config.uid = o->uid_set ? o->config.uid : getuid();
     o->config.gid = o->gid_set ? o->config.gid : getgid();
     o->config.allow_other = o->config.allow_other || geteuid() == 0;

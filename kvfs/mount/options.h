@@ -19,6 +19,8 @@ struct kvfs_mount_options {
     const char *deploy_key; /* a file, fd:N, or NULL */
     const char *ca;         /* a file of certificates, or NULL */
     const char *state_dir;  /* or NULL */
+    const char *audit_file; /* or NULL */
+    bool audit_log;         /* audit lines go to the log too */
     const char *guard;      /* a profile: built in, or a file */
     uint32_t exit_on_seal;  /* exit code; 0: a sealed mount stays */
     bool nonempty;

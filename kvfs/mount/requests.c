@@ -66,6 +66,13 @@ static int look_up_seen(struct kvfs_requests *r, const struct kvfs_request *q, s
                                             q->text, (int64_t)q->bytes, &r->reply.value, err);
 }
 
+static int record(struct kvfs_requests *r, const struct kvfs_request *q, struct ct_err *err)
+{
+    return r->job->audit ? kvfs_audit_file_take(r->job->audit, q->text, q->path, r->reply.text,
+                                                sizeof(r->reply.text), err)
+                         : ct_err_set(err, CT_USAGE, "nobody wants an audit");
+}
+
 int kvfs_request_answer(struct kvfs_requests *r, const struct kvfs_request *q, int control,
                         struct ct_err *err)
 {
@@ -91,6 +98,9 @@ int kvfs_request_answer(struct kvfs_requests *r, const struct kvfs_request *q, i
         break;
     case KVFS_REQ_SEEN:
         rc = look_up_seen(r, q, &why);
+        break;
+    case KVFS_REQ_AUDIT:
+        rc = record(r, q, &why);
         break;
     default:
         return ct_err_set(err, CT_MALFORMED, "the worker asks for something unknown");

@@ -1,6 +1,6 @@
 /*
  * What the supervisor does for the worker: opens files and keys, makes resident files, starts
- * couriers, remembers generations. One request after the other (control.h).
+ * couriers, remembers generations, writes the audit. One request after the other (control.h).
  */
 #ifndef KVFS_MOUNT_REQUESTS_H
 #define KVFS_MOUNT_REQUESTS_H

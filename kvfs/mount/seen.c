@@ -12,6 +12,7 @@
 #include "format/protocol/jose.h"
 
 #define SEEN_NAME "seen.json"
+#define SEEN_LOCK "seen.lock"
 #define SEEN_DEFAULT "/var/lib/kvfs"
 
 enum { SEEN_MAX = 4 << 20 };
@@ -68,7 +69,7 @@ static int write_all(int dirfd, const json_t *all, struct ct_err *err)
     return r;
 }
 
-/* With the lock held. */
+/* With the lock held, if something is to be noted. */
 static int look(int dirfd, const char *server_key, const char *model, int64_t generation,
                 int64_t *out, struct ct_err *err)
 {
@@ -97,13 +98,26 @@ static int look(int dirfd, const char *server_key, const char *model, int64_t ge
     return r;
 }
 
+/* A file of its own: whoever may list the directory could lock that, and we would wait. */
+static int take_lock(int dirfd, struct ct_err *err)
+{
+    int fd = openat(dirfd, SEEN_LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd >= 0 && flock(fd, LOCK_EX)) {
+        ct_closep(&fd);
+        fd = -1;
+    }
+    return fd >= 0 ? fd : ct_err_sys(err, errno, "state directory: " SEEN_LOCK);
+}
+
 int kvfs_seen(int dirfd, const char *server_key, const char *model, int64_t generation,
               int64_t *out, struct ct_err *err)
 {
-    if (flock(dirfd, LOCK_EX)) {
-        return ct_err_sys(err, errno, "state directory");
+    /* It is replaced as a whole: who only asks needs no lock, and may not be allowed to have it. */
+    ct_autofd lock = generation > 0 ? take_lock(dirfd, err) : -1;
+    if (generation > 0 && lock < 0) {
+        return -1;
     }
-    int r = look(dirfd, server_key, model, generation, out, err);
-    (void)flock(dirfd, LOCK_UN);
-    return r ? ct_err_wrap(err, "state directory: " SEEN_NAME) : 0;
+    return look(dirfd, server_key, model, generation, out, err)
+               ? ct_err_wrap(err, "state directory: " SEEN_NAME)
+               : 0;
 }

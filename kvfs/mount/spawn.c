@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Beside the slots: keys, headers, stacks. */
@@ -198,4 +199,15 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     }
     (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
     return say_hello(out->control, how, err);
+}
+
+void kvfs_worker_describe_end(int status, char out[static 64])
+{
+    if (WIFSIGNALED(status)) {
+        (void)snprintf(out, 64, "killed by signal %d (%s)%s", WTERMSIG(status),
+                       strsignal(WTERMSIG(status)), /* NOLINT(concurrency-mt-unsafe) */
+                       WTERMSIG(status) == SIGSYS ? ": a system call not on its list" : "");
+    } else {
+        (void)snprintf(out, 64, "exit %d", WEXITSTATUS(status));
+    }
 }

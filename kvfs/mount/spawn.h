@@ -32,4 +32,7 @@ struct kvfs_start {
 /* Starts it and says hello. Limits of descriptors and locked memory are raised for both. */
 int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err);
 
+/* "exit 1", "killed by signal 9 (Killed)", of what waitpid() said. */
+void kvfs_worker_describe_end(int status, char out[static 64]);
+
 #endif

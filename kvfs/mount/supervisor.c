@@ -27,6 +27,7 @@
 #include "kvfs/term.h"
 
 enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, DYING_MS = 1000, SAID_TURNS = 64 };
+enum { PATIENCE_MS = 30000, LOOK_MS = 1000 }; /* with a seal that is not the guard's */
 
 enum stage {
     STARTING, /* the worker has not said READY */
@@ -189,6 +190,7 @@ static void unmount_or_seal(struct supervisor *s)
         return;
     }
     ct_log(CT_LOG_WARN, "stopping although it is in use: nothing stays readable");
+    kvfs_audit_note(s->job->audit, "stop", "stopped although it was in use: sealed");
     seal_worker(s);
 }
 
@@ -229,6 +231,7 @@ static void on_deadline(struct supervisor *s)
         break;
     case SEALED: /* told to by the guard */
         ct_log(CT_LOG_ERROR, "the worker does not seal: killing it");
+        s->sealed = true; /* by us, once it is dead */
         end_worker(s);
         break;
     case UNMOUNTED: /* by us, but a copy lives on in another mount namespace */
@@ -259,15 +262,17 @@ static void answer(struct supervisor *s)
     }
 }
 
-/* The guard has told the worker to. */
 static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
+    if (*kvfs_guarding_why(s->guarding)) { /* else it ended, as it does when the worker has */
+        kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
+    }
     signal_warmer(s, SIGKILL);
     /* A worker that was stopped could not do what it is told. */
     (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGCONT, NULL, 0);
-    if (s->stage <= RUNNING) {
+    if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);
     }
 }
@@ -285,7 +290,7 @@ static void on_sealed(struct supervisor *s)
     if (s->stage <= SEALED) {
         enter(s, SEALED, 0);
     }
-    if (s->job->options->exit_on_seal) {
+    if (s->stopped || s->job->options->exit_on_seal) {
         stop(s);
     }
 }
@@ -358,18 +363,6 @@ static void on_said(struct supervisor *s)
     }
 }
 
-static const char *describe_end(int status, char out[static 64])
-{
-    if (WIFSIGNALED(status)) {
-        (void)snprintf(out, 64, "killed by signal %d (%s)%s", WTERMSIG(status),
-                       strsignal(WTERMSIG(status)), /* NOLINT(concurrency-mt-unsafe) */
-                       WTERMSIG(status) == SIGSYS ? ": a system call not on its list" : "");
-    } else {
-        (void)snprintf(out, 64, "exit %d", WEXITSTATUS(status));
-    }
-    return out;
-}
-
 /* The exit code of the supervisor. */
 static int on_worker_end(struct supervisor *s)
 {
@@ -381,21 +374,23 @@ static int on_worker_end(struct supervisor *s)
         on_said(s);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
+    kvfs_worker_describe_end(status, how);
     if (!clean) {
         refuse(s);
     }
+    bool failed = s->stopped && !s->ready && WIFEXITED(status); /* has said so itself */
+    kvfs_audit_file_worker_ended(s->job->audit, clean || failed ? NULL : how);
     if (!kvfs_mounter_is_mounted(&s->mounted)) {
         kvfs_mounter_forget(&s->mounted);
     }
-    if (s->ready && (clean || s->stopped)) {
+    int sealed = s->sealed ? (int)s->job->options->exit_on_seal : KVFS_DONE;
+    if (s->ready && (clean || s->stopped || sealed)) {
         ct_log(CT_LOG_INFO, "unmounted");
-        return s->sealed && s->job->options->exit_on_seal ? (int)s->job->options->exit_on_seal
-                                                          : KVFS_DONE;
+        return sealed;
     }
     if (s->stopped) {
         return KVFS_FAILED; /* why has been told */
     }
-    describe_end(status, how);
     ct_log(CT_LOG_ERROR, "the worker died (%s)%s", how, s->ready ? ": refused and unmounted" : "");
     if (!s->ready && *kvfs_logsink_last_words()) {
         tell("its last words: ", kvfs_logsink_last_words());
@@ -406,7 +401,7 @@ static int on_worker_end(struct supervisor *s)
 static int timeout(const struct supervisor *s)
 {
     if (!s->deadline) {
-        return -1;
+        return s->stage == RUNNING ? LOOK_MS : -1;
     }
     int64_t left = s->deadline - now_ms();
     return left < 0 ? 0 : (int)left;
@@ -429,8 +424,13 @@ static int loop(struct supervisor *s)
         if (n < 0 && errno != EINTR) {
             end_worker(s);
         }
-        if (n == 0) {
+        if (n == 0 && s->deadline) {
             on_deadline(s);
+        }
+        /* It may wait for its source, and what it has not come to stays readable. */
+        if (s->stage == RUNNING && !s->deadline &&
+            __atomic_load_n(&s->worker.shared->sealed, __ATOMIC_RELAXED)) {
+            enter(s, SEALED, PATIENCE_MS);
         }
         if (n <= 0) {
             continue;
@@ -444,10 +444,8 @@ static int loop(struct supervisor *s)
         if (p[6].revents) {
             on_guard(s);
         }
-        if (p[2].revents) {
-            struct signalfd_siginfo info;
-            ssize_t ignored = read(s->signal_fd, &info, sizeof(info));
-            (void)ignored;
+        struct signalfd_siginfo info;
+        if (p[2].revents && read(s->signal_fd, &info, sizeof(info)) > 0) {
             stop(s);
         }
         if (p[3].revents && s->status_fd >= 0) {
@@ -519,9 +517,16 @@ static int start(struct supervisor *s, struct ct_err *err)
     kvfs_key_files_close(s->job->keys);
     int dir = s->tmpfs ? kvfs_tmpfs_dir(s->tmpfs) : -1;
     kvfs_guarding_linked(s->guarding);
-    const int foreign[] = {s->worker.control, s->worker.said,    s->signal_fd,
-                           s->status_fd,      s->job->source_fd, s->job->key_dir_fd,
-                           s->job->state_fd,  s->job->ca_fd,     kvfs_guarding_end(s->guarding)};
+    const int foreign[] = {s->worker.control,
+                           s->worker.said,
+                           s->signal_fd,
+                           s->status_fd,
+                           s->job->source_fd,
+                           s->job->key_dir_fd,
+                           s->job->state_fd,
+                           s->job->ca_fd,
+                           kvfs_guarding_end(s->guarding),
+                           kvfs_audit_file_fd(s->job->audit)};
     pid_t keeper =
         kvfs_keeper_start(&s->mounted, &s->worker, s->clone_fd, dir, s->config->foreground, foreign,
                           sizeof(foreign) / sizeof(foreign[0]), err);

@@ -9,6 +9,7 @@
 #define KVFS_MOUNT_SUPERVISOR_H
 
 #include "guard/profile.h"
+#include "kvfs/mount/audit_file.h"
 #include "kvfs/mount/options.h"
 
 struct kvfs_job {
@@ -17,6 +18,7 @@ struct kvfs_job {
     int key_dir_fd;                     /* --key-dir, or -1 */
     int ca_fd;                          /* --ca, or -1 */
     int state_fd;                       /* the state directory, or -1 */
+    struct kvfs_audit_file *audit;      /* NULL: nobody wants it */
     struct guard_profile *profile;      /* loaded from options->guard */
     struct kvfs_measured measured[KVFS_MEASURED_MAX];
     uint32_t measured_count;

@@ -370,6 +370,11 @@ void kvfs_chunks_read(struct kvfs_chunks *c, fuse_req_t req, struct kvfs_node *n
         return;
     }
     struct ct_err err = CT_ERR_INIT;
+    /* At once, whatever the threads may be waiting for. */
+    if (kvfs_content_revoked(content, &err)) {
+        kvfs_reply_error(c->serve, req, node, &err);
+        return;
+    }
     struct kvfs_job *j = size <= KVFS_ASSEMBLY ? malloc(sizeof(*j)) : NULL;
     if (!j) {
         ct_err_set(&err, CT_NOMEM, "no memory for a read of %zu bytes", size);

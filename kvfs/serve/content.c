@@ -266,6 +266,9 @@ int kvfs_content_read(struct kvfs_content *c, uint32_t extent, uint8_t *buf,
 int kvfs_content_load(struct kvfs_content *c, struct ct_load *load, uint32_t extent,
                       struct ct_damages *damages, struct ct_err *err)
 {
+    if (kvfs_content_revoked(c, err)) {
+        return -1;
+    }
     return ct_load_read(load, extent, damages, err) ? -1 : shift(c, damages);
 }
 

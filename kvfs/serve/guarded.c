@@ -86,11 +86,10 @@ static int end(struct kvfs_guarded *g, const char *why, struct ct_err *err)
 
 int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
 {
-    if (kvfs_control_recv(g->fd, &g->in, sizeof(g->in), NULL, NULL) != 1) {
+    if (kvfs_guard_recv(g->fd, &g->in, NULL) != 1) {
         return end(g, "the guard is gone", err);
     }
     atomic_store(&g->heard_ms, now_ms());
-    g->in.text[sizeof(g->in.text) - 1] = '\0';
     if (g->in.type == KVFS_GUARD_SEAL) {
         return end(g, g->in.text, err);
     }
@@ -119,9 +118,8 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
     q.number = ++g->last;
     q.next = g->open;
     g->open = &q;
-    g->out = (struct kvfs_guard_message){
-        .type = type, .size = sizeof(g->out), .number = q.number, .pid = pid};
-    int r = kvfs_control_send(g->fd, &g->out, sizeof(g->out), -1, true, NULL);
+    g->out = (struct kvfs_guard_message){.type = type, .number = q.number, .pid = pid};
+    int r = kvfs_guard_send(g->fd, &g->out, NULL);
     while (r == 0 && !q.answered && !g->over) {
         r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
     }
@@ -141,11 +139,16 @@ static char *ask(struct kvfs_guarded *g, enum kvfs_guard_type type, pid_t pid, s
     return NULL;
 }
 
-int kvfs_guarded_admit(struct kvfs_guarded *g, pid_t pid, struct ct_err *err)
+int kvfs_guarded_admit(struct kvfs_guarded *g, pid_t pid, char exe[static KVFS_EXE_MAX],
+                       struct ct_err *err)
 {
     char *text = ask(g, KVFS_GUARD_ADMIT, pid, err);
+    if (!text) {
+        return -1;
+    }
+    ct_utf8_copy(exe, KVFS_EXE_MAX, text);
     free(text);
-    return text ? 0 : -1;
+    return 0;
 }
 
 json_t *kvfs_guarded_report(struct kvfs_guarded *g, struct ct_err *err)

@@ -6,6 +6,7 @@
 
 #include "keyclient/wait.h"
 #include "kvfs/mount/carry.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/guarded.h"
 #include "kvfs/serve/leases.h"
 
@@ -29,19 +30,31 @@ int64_t kvfs_lease_now(void)
 
 /* ---- waiting ---- */
 
+/* A sealed mount has no keys to ask with. */
+static bool is_wanted(const struct kvfs_lease *l)
+{
+    return !l->stop && !atomic_load(&l->s->sealed);
+}
+
+/* With the lock held. */
+static void wait_ms(struct kvfs_lease *l, int64_t ms)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    int64_t ns = ts.tv_nsec + ms * 1000000;
+    ts.tv_sec += ns / 1000000000;
+    ts.tv_nsec = ns % 1000000000;
+    (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
+}
+
 /* Until `until`, in steps: no condition variable knows CLOCK_BOOTTIME. Whether to go on. With the
  * lock held. */
 static bool pause_until(struct kvfs_lease *l, int64_t until)
 {
-    for (int64_t left; !l->stop && !l->parted && (left = until - kvfs_lease_now()) > 0;) {
-        struct timespec ts;
-        clock_gettime(CLOCK_MONOTONIC, &ts);
-        int64_t ns = ts.tv_nsec + (left < TICK_MS ? left : TICK_MS) * 1000000;
-        ts.tv_sec += ns / 1000000000;
-        ts.tv_nsec = ns % 1000000000;
-        (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
+    for (int64_t left; is_wanted(l) && (left = until - kvfs_lease_now()) > 0;) {
+        wait_ms(l, left < TICK_MS ? left : TICK_MS);
     }
-    return !l->stop && !l->parted;
+    return is_wanted(l);
 }
 
 static bool pause_until_locking(struct kvfs_lease *l, int64_t until)
@@ -65,15 +78,8 @@ static int64_t next_pause(int64_t *pause)
 
 /* ---- carrying ---- */
 
-struct way {
-    struct kvfs_lease *lease;
-    int sock;     /* to a courier, -1: none */
-    int stopping; /* descriptor that ends a wait */
-};
-
-/* One attempt. Without an answer *status is 0 and `answer` says why. */
-static void carry(struct way *w, const struct kc_request *q, unsigned seconds, unsigned *status,
-                  struct ct_buf *answer)
+void kvfs_way_carry(struct kvfs_way *w, const struct kc_request *q, unsigned seconds,
+                    unsigned *status, struct ct_buf *answer)
 {
     struct ct_err err = CT_ERR_INIT;
     struct kvfs_carry_request head = {.size = (uint32_t)q->body.len, .seconds = seconds};
@@ -95,7 +101,7 @@ static void carry(struct way *w, const struct kc_request *q, unsigned seconds, u
     }
 }
 
-static void way_close(struct way *w)
+void kvfs_way_close(struct kvfs_way *w)
 {
     if (w->sock >= 0) {
         close(w->sock);
@@ -105,7 +111,7 @@ static void way_close(struct way *w)
 
 /* ---- the exchange ---- */
 
-static enum kc_step step(struct way *w, enum kc_again *again, struct ct_err *err)
+static enum kc_step step(struct kvfs_way *w, enum kc_again *again, struct ct_err *err)
 {
     struct kvfs_lease *l = w->lease;
     struct kvfs_leases *all = l->s->leases;
@@ -123,7 +129,7 @@ static enum kc_step step(struct way *w, enum kc_again *again, struct ct_err *err
     size_t n = strlen(q.path);
     bool keys = n > 5 && strcmp(q.path + n - 5, "/keys") == 0;
     int64_t sent = kvfs_lease_now();
-    carry(w, &q, keys ? KEYS_SECONDS : CALL_SECONDS, &status, &answer);
+    kvfs_way_carry(w, &q, keys ? KEYS_SECONDS : CALL_SECONDS, &status, &answer);
     ct_buf_free(&q.body);
     pthread_mutex_lock(&all->runtime_lock);
     enum kc_step now = kc_take(l->exchange, status, answer.data, answer.len, sent, again, err);
@@ -148,7 +154,7 @@ static int ask_guard(struct kvfs_lease *l, struct ct_err *err)
 }
 
 /* From a challenge to a lease, or to why there is none. */
-static int run_exchange(struct way *w, enum kc_again *again, struct ct_err *err)
+static int run_exchange(struct kvfs_way *w, enum kc_again *again, struct ct_err *err)
 {
     for (int tries = 0;; tries++) {
         enum kc_step now = KC_GO_ON;
@@ -210,7 +216,7 @@ static void note_seen(struct kvfs_lease *l)
 }
 
 /* Until a lease is held (0) or there will be none. */
-static int acquire(struct way *w)
+static int acquire(struct kvfs_way *w)
 {
     struct kvfs_lease *l = w->lease;
     struct ct_err err = CT_ERR_INIT;
@@ -221,6 +227,7 @@ static int acquire(struct way *w)
         l->exchange = kc_exchange_new(&l->s->leases->runtime, l->model, &l->shards, seen, &err);
     }
     while (l->exchange && run_exchange(w, &again, &err)) {
+        kvfs_audit_failure(l->s, l, "release-refused", &err);
         pthread_mutex_lock(&l->lock);
         l->why = err;
         pthread_cond_broadcast(&l->changed);
@@ -236,6 +243,7 @@ static int acquire(struct way *w)
         return -1;
     }
     note_seen(l);
+    kvfs_audit_release(l);
     take_lease(l);
     ct_log(CT_LOG_INFO, "%s: generation %lld released for %lld s (%s)", l->model,
            (long long)l->held.generation, (long long)l->held.seconds, l->held.assurance);
@@ -243,7 +251,7 @@ static int acquire(struct way *w)
 }
 
 /* Refusals are not signed: whatever the answer, it is tried again until the lease has run out. */
-static void renew(struct way *w)
+static void renew(struct kvfs_way *w)
 {
     struct kvfs_lease *l = w->lease;
     struct ct_err err = CT_ERR_INIT;
@@ -256,6 +264,7 @@ static void renew(struct way *w)
         pthread_mutex_unlock(&l->lock);
         while (go_on && run_exchange(w, &again, &err)) {
             ct_log(CT_LOG_WARN, "%s: the lease is not renewed: %s", l->model, err.msg);
+            kvfs_audit_failure(l->s, l, "renewal-refused", &err);
             pthread_mutex_lock(&l->lock);
             l->why = err;
             int64_t left = (kvfs_lease_deadline(l) - kvfs_lease_now()) / 4;
@@ -269,6 +278,11 @@ static void renew(struct way *w)
         }
         pause = PAUSE_MS;
         take_lease(l);
+        const struct kc_lease *held = kc_lease(l->exchange);
+        kvfs_audit_event(l->s, l, "renewal",
+                         json_pack("{s:I,s:I,s:s}", "generation", (json_int_t)held->generation,
+                                   "seconds", (json_int_t)held->seconds, "assurance",
+                                   held->assurance));
     }
 }
 
@@ -289,7 +303,7 @@ static void take_newest(struct kvfs_lease *l, int64_t generation)
 static void *listen_to_server(void *arg)
 {
     struct kvfs_lease *l = arg;
-    struct way w = {.lease = l, .sock = -1, .stopping = l->s->ended};
+    struct kvfs_way w = {.lease = l, .sock = -1, .stopping = l->s->ended};
     int64_t pause = PAUSE_MS;
     struct kc_wait wait = {0};
     pthread_mutex_lock(&l->lock);
@@ -304,7 +318,7 @@ static void *listen_to_server(void *arg)
         unsigned status = 0;
         int r = kc_wait_request(&wait, POLL_SECONDS, &q, &err);
         if (r == 0) {
-            carry(&w, &q, POLL_SECONDS + CALL_SECONDS, &status, &answer);
+            kvfs_way_carry(&w, &q, POLL_SECONDS + CALL_SECONDS, &status, &answer);
             r = kc_wait_take(&wait, kc_exchange_identity(l->exchange), status, answer.data,
                              answer.len, &again, &err);
         }
@@ -321,7 +335,7 @@ static void *listen_to_server(void *arg)
         go_on = go_on && l->state == KVFS_LEASE_HELD;
         pthread_mutex_unlock(&l->lock);
     }
-    way_close(&w);
+    kvfs_way_close(&w);
     return NULL;
 }
 
@@ -337,12 +351,12 @@ static bool prepare_end(struct kvfs_lease *l, const char *reason, struct kc_requ
     return r == 0;
 }
 
-static void give_back(struct way *w, struct kc_request *q)
+static void give_back(struct kvfs_way *w, struct kc_request *q)
 {
     ct_autobuf answer = {0};
     unsigned status = 0;
     w->stopping = -1;
-    carry(w, q, END_SECONDS, &status, &answer);
+    kvfs_way_carry(w, q, END_SECONDS, &status, &answer);
 }
 
 void kvfs_lease_part(struct kvfs_lease *l, const struct ct_err *why)
@@ -370,12 +384,15 @@ void kvfs_lease_part(struct kvfs_lease *l, const struct ct_err *why)
 static void *run_lease(void *arg)
 {
     struct kvfs_lease *l = arg;
-    struct way w = {.lease = l, .sock = -1, .stopping = l->s->ended};
+    struct kvfs_way w = {.lease = l, .sock = -1, .stopping = l->s->ended};
     if (acquire(&w) == 0) {
         l->listening = pthread_create(&l->listener, NULL, listen_to_server, l) == 0;
         renew(&w);
         pthread_mutex_lock(&l->lock);
-        bool held = l->stop && l->state == KVFS_LEASE_HELD;
+        while (atomic_load(&l->s->sealed) && !l->parted && !l->stop) {
+            wait_ms(l, TICK_MS);
+        }
+        bool held = l->stop && l->state == KVFS_LEASE_HELD && !atomic_load(&l->s->sealed);
         struct kc_request last = l->parting; /* there once it is parted */
         l->parting = (struct kc_request){0};
         pthread_mutex_unlock(&l->lock);
@@ -384,7 +401,7 @@ static void *run_lease(void *arg)
         }
         ct_buf_free(&last.body);
     }
-    way_close(&w);
+    kvfs_way_close(&w);
     return NULL;
 }
 
@@ -431,6 +448,9 @@ void kvfs_lease_join(struct kvfs_lease *l)
     }
     if (l->listening) {
         (void)pthread_join(l->listener, NULL);
+    }
+    if (l->ending) {
+        (void)pthread_join(l->ender, NULL);
     }
 }
 

@@ -1,4 +1,4 @@
-#include "kvfs/serve/leases.h"
+#include "kvfs/serve/audit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "format/header.h"
+
+enum { STUCK_MS = 10000 };
 
 struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char *pin,
                                     json_t *measurements, struct ct_err *err)
@@ -107,6 +109,10 @@ void kvfs_leases_stop(struct kvfs_leases *l)
     for (size_t i = 0; l && i < l->count; i++) {
         kvfs_lease_join(&l->items[i]);
     }
+}
+
+void kvfs_leases_free(struct kvfs_leases *l)
+{
     for (size_t i = 0; l && i < l->count; i++) {
         struct kvfs_lease *one = &l->items[i];
         kc_exchange_free(one->exchange);
@@ -131,20 +137,40 @@ void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why)
     }
 }
 
+/* ---- what the clock ends ---- */
+
+static void *end_lease(void *arg)
+{
+    struct kvfs_lease *l = arg;
+    struct ct_err why = CT_ERR_INIT;
+    pthread_mutex_lock(&l->lock);
+    ct_err_set(&why, CT_EXPIRED, "the lease of %s is over%s%s", l->model,
+               l->why.code ? ", and could not be renewed: " : "", l->why.msg);
+    pthread_mutex_unlock(&l->lock);
+    kvfs_lease_end(l, &why);
+    return NULL;
+}
+
 void kvfs_leases_tick(struct kvfs_leases *l)
 {
     const size_t count = atomic_load(&l->gathered) ? l->count : 0;
     for (size_t i = 0; i < count; i++) {
         struct kvfs_lease *one = &l->items[i];
-        struct ct_err why = CT_ERR_INIT;
         pthread_mutex_lock(&one->lock);
-        if (one->state == KVFS_LEASE_HELD && kvfs_lease_now() >= kvfs_lease_deadline(one)) {
-            ct_err_set(&why, CT_EXPIRED, "the lease of %s is over%s%s", one->model,
-                       one->why.code ? ", and could not be renewed: " : "", one->why.msg);
-        }
+        const int64_t now = kvfs_lease_now();
+        bool over = one->state == KVFS_LEASE_HELD && now >= kvfs_lease_deadline(one);
+        bool stuck = one->since && now - one->since >= STUCK_MS;
         pthread_mutex_unlock(&one->lock);
-        if (why.code) {
-            kvfs_lease_end(one, &why);
+        if (over && !one->ending) {
+            one->ending = pthread_create(&one->ender, NULL, end_lease, one) == 0;
+            if (!one->ending) {
+                (void)end_lease(one);
+            }
+        }
+        if (stuck) {
+            const struct ct_err why = {.code = CT_SEALED,
+                                       .msg = "a lease's files can't be taken back"};
+            kvfs_seal(one->s, &why);
         }
     }
 }
@@ -182,14 +208,21 @@ void kvfs_lease_end(struct kvfs_lease *l, const struct ct_err *why)
     if (held) {
         l->state = KVFS_LEASE_OVER;
         l->why = *why;
+        l->since = kvfs_lease_now();
         kc_exchange_forget(l->exchange);
         pthread_cond_broadcast(&l->changed);
     }
     pthread_mutex_unlock(&l->lock);
+    if (held) {
+        kvfs_audit_event(l->s, l, "lease-end", kvfs_audit_why(why));
+    }
     if (held && is_last(l->s->leases, l)) {
         kvfs_seal(l->s, why);
     } else if (held) {
         kvfs_revoke(l->s, is_of_lease, l, why);
+        pthread_mutex_lock(&l->lock);
+        l->since = 0;
+        pthread_mutex_unlock(&l->lock);
     }
 }
 
@@ -207,6 +240,12 @@ static struct kvfs_lease *find_file(const struct kvfs_leases *l, const struct ct
         }
     }
     return NULL;
+}
+
+const struct kvfs_lease *kvfs_leases_of(const struct kvfs_leases *l, const struct ct_version *v)
+{
+    size_t index = 0;
+    return find_file(l, v, &index);
 }
 
 /* Whether reads may go on now. */

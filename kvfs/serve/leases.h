@@ -42,8 +42,8 @@ struct kvfs_lease {
 
     struct kc_exchange *exchange; /* of the renewing thread; others only what does not change any
                                      more once it is held: shards, manifest, identity */
-    pthread_t renewer, listener;
-    bool renewing, listening; /* the threads are there */
+    pthread_t renewer, listener, ender;
+    bool renewing, listening, ending; /* the threads are there */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
@@ -52,6 +52,7 @@ struct kvfs_lease {
     struct kc_lease held;
     int64_t newest; /* generation that the server has by now */
     bool reached;   /* the last attempt got an answer: no grace */
+    int64_t since;  /* its files are being taken back; 0: they are not, or they are */
     bool stop;
     bool parted; /* the mount is sealed: no renewal any more */
     struct kc_request
@@ -84,9 +85,20 @@ void kvfs_lease_join(struct kvfs_lease *l);
 /* The mount is sealed: no renewal any more, and the server is told why as soon as may be. To be
  * called while the keys are there; what is to be sent is only signed here. */
 void kvfs_lease_part(struct kvfs_lease *l, const struct ct_err *why);
+/* To the server, for one thread at a time. */
+struct kvfs_way {
+    struct kvfs_lease *lease;
+    int sock;     /* to a courier, -1: none */
+    int stopping; /* descriptor that ends a wait */
+};
+/* One attempt. Without an answer *status is 0 and `answer` says why. */
+void kvfs_way_carry(struct kvfs_way *w, const struct kc_request *q, unsigned seconds,
+                    unsigned *status, struct ct_buf *answer);
+void kvfs_way_close(struct kvfs_way *w);
 /* Until when reads may go on. With its lock held. */
 int64_t kvfs_lease_deadline(const struct kvfs_lease *l);
-/* It is over, because of `why`: from any thread but FUSE's and the pool's. */
+/* It is over, because of `why`. Takes back what was given out, which waits for reads on their way:
+ * from a thread of the lease's own. */
 void kvfs_lease_end(struct kvfs_lease *l, const struct ct_err *why);
 
 /* ---- leases.c ---- */
@@ -99,9 +111,16 @@ int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
 void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
 /* kvfs_lease_part() of all; NULL is allowed. */
 void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why);
-/* Ends what has run out. Every few hundred milliseconds. */
+/* Ends their threads, which take files back as long as they live: before what these lie in goes.
+ * And what opens may ask until the end. NULL is allowed. */
+void kvfs_leases_stop(struct kvfs_leases *l);
+void kvfs_leases_free(struct kvfs_leases *l);
+/* Ends what has run out, and seals where a lease's files can't be taken back. Every few hundred
+ * milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l);
 
+/* The lease of the file, or NULL. */
+const struct kvfs_lease *kvfs_leases_of(const struct kvfs_leases *l, const struct ct_version *v);
 /* Whether the file of this version is in a release that counts now: CT_REJECTED if it is in none,
  * else why it does not. */
 int kvfs_leases_check(struct kvfs_leases *l, const struct ct_version *v, struct ct_err *err);

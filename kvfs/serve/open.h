@@ -4,6 +4,8 @@
 
 #include "kvfs/serve/serve.h"
 
+enum { KVFS_EXE_MAX = 256 };
+
 struct kvfs_opening {
     struct kvfs_opening *next;
     struct kvfs_serve *s;
@@ -13,6 +15,7 @@ struct kvfs_opening {
     struct fuse_file_info fi;
     unsigned uid;
     pid_t pid;
+    char exe[KVFS_EXE_MAX]; /* of an admitted reader, as far as it is known */
 };
 
 /* Each answers the request and frees `o`. `backing` 0: through the page cache, else a registered

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/guarded.h"
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
@@ -12,7 +13,8 @@
 /* ---- the policy ---- */
 
 /* The name of the model that a file belongs to: the path of its directory in the mount. */
-static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
+static json_t *input_of(const struct kvfs_serve *s, const char *path, unsigned uid,
+                        struct ct_err *err)
 {
     char shown[PATH_MAX + 1];
     char model[PATH_MAX];
@@ -20,8 +22,12 @@ static json_t *input_of(const char *path, unsigned uid, struct ct_err *err)
     (void)snprintf(model, sizeof(model), "%s", path);
     char *slash = strrchr(model, '/');
     *(slash ? slash : model) = '\0';
-    json_t *input = ct_policy_input(&(struct ct_policy_context){
-        .uid = uid, .unix_time = time(NULL), .path = shown, .model = model});
+    json_t *input = ct_policy_input(
+        &(struct ct_policy_context){.uid = uid,
+                                    .unix_time = time(NULL),
+                                    .path = shown,
+                                    .model = model,
+                                    .guard = s->guarded ? s->config.profile : NULL});
     if (!input) {
         ct_err_set(err, CT_POLICY, "no policy input can be made: the path is not UTF-8");
     }
@@ -40,7 +46,7 @@ static int ask_policy(struct kvfs_serve *s, const struct kvfs_node *node, const 
     }
     int r = 0;
     for (size_t i = 0; r == 0 && i < n; i++) {
-        json_t *input = input_of(paths[i], uid, err);
+        json_t *input = input_of(s, paths[i], uid, err);
         r = input ? ct_model_allow(m, input, err) : -1;
         json_decref(input);
     }
@@ -98,7 +104,7 @@ static struct kvfs_content *open_model(struct kvfs_serve *s, const struct kvfs_f
 {
     struct ct_model *m = NULL;
     uint64_t header = f->measure.json_len;
-    json_t *input = input_of(path, uid, err);
+    json_t *input = input_of(s, path, uid, err);
     if (!input || parsing_begin(s, header, err)) {
         json_decref(input);
         ct_source_close(source);
@@ -354,6 +360,7 @@ void kvfs_open_answer(struct kvfs_opening *o, int32_t backing)
     o->fi.keep_cache = 1; /* a node is one version: its pages stay true */
     o->fi.direct_io = is_bulk(s, h->content);
     o->fi.noflush = 1;
+    kvfs_audit_reader(s, o->node, fuse_req_ctx(o->req), o->exe, NULL);
     kvfs_hand_over(s);
     if (backing ? kvfs_passthrough_reply(o->req, o->fi.fh, backing)
                 : fuse_reply_open(o->req, &o->fi)) {
@@ -390,7 +397,7 @@ static void do_open(void *arg)
     struct kvfs_opening *o = arg;
     struct kvfs_serve *s = o->s;
     struct ct_err err = CT_ERR_INIT;
-    bool admitted = !s->config.admits || kvfs_guarded_admit(s->guarded, o->pid, &err) == 0;
+    bool admitted = !s->config.admits || kvfs_guarded_admit(s->guarded, o->pid, o->exe, &err) == 0;
     struct kvfs_content *c = admitted ? content_of(s, o->node, o->uid, &err) : NULL;
     /* Meanwhile: its keys may be younger than the wiping. */
     if (c && (atomic_load(&s->sealed) ? kvfs_seal_why(s, &err) : check_lease(s, c, &err))) {

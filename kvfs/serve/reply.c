@@ -5,7 +5,7 @@
 #include <time.h>
 
 #include "format/base/log.h"
-#include "kvfs/serve/serve.h"
+#include "kvfs/serve/audit.h"
 
 enum { RECENT = 64, LINES_PER_SECOND = 10 };
 
@@ -88,6 +88,7 @@ void kvfs_reply_error(struct kvfs_serve *s, fuse_req_t req, struct kvfs_node *no
         pthread_mutex_unlock(&node->lock);
     }
     remember(ctx, path, why, err->msg);
+    kvfs_audit_reader(s, node, ctx, NULL, err);
     if (ct_ratelimit_take(&rate, LINES_PER_SECOND, &missed)) {
         if (missed) {
             ct_log(CT_LOG_WARN, "%u more failures were not logged", missed);

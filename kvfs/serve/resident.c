@@ -511,10 +511,12 @@ void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node)
 {
     struct kvfs_resident_set *set = s->residents;
     pthread_mutex_lock(&set->lock);
-    while (node->resident && node->resident->state != READY) {
+    /* Once all is sealed, nothing is populated any more, and what was is wiped there. */
+    while (node->resident && node->resident->state != READY && !set->sealed) {
         pthread_cond_wait(&set->changed, &set->lock);
     }
-    struct kvfs_resident *r = node->resident && !node->resident->wiped ? node->resident : NULL;
+    struct kvfs_resident *r =
+        node->resident && !node->resident->wiped && !set->sealed ? node->resident : NULL;
     if (r) {
         r->wiped = true;
         r->users++; /* so that it stays */
@@ -536,6 +538,7 @@ void kvfs_resident_seal(struct kvfs_serve *s)
     (void)kvfs_seal_why(s, &err);
     pthread_mutex_lock(&set->lock);
     set->sealed = set->off = true;
+    pthread_cond_broadcast(&set->changed);
     for (struct kvfs_resident *r = set->list; r; r = r->next) {
         while (r->waiters) {
             struct kvfs_opening *o = r->waiters;

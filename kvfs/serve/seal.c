@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "format/base/log.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
@@ -126,6 +127,7 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     }
     kvfs_leases_part(s->leases, why); /* signs with what is wiped then, sends nothing */
     ct_secret_wipe_all();
+    kvfs_audit_event_everywhere(s, "seal", kvfs_audit_why(why));
     clock_gettime(CLOCK_MONOTONIC, &end);
     atomic_store(&s->taken, true);
     (void)kvfs_source_sealed(s, why->msg);

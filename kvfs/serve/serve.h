@@ -4,9 +4,9 @@
  * Files: worker.c (start, sandbox, session loop), ops_tree.c (lookup, getattr, readdir, …),
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
- * from a server), guarded.c (the guard), chunks.c at_once.c ahead.c store.c edges.c slots.c pool.c
- * fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only reply that carries
- * file data), statusdir.c (.kvfs/), seal.c.
+ * from a server), guarded.c (the guard), audit*.c, chunks.c at_once.c ahead.c store.c edges.c
+ * slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only reply
+ * that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -22,6 +22,7 @@
 #include "kvfs/serve/node.h"
 #include "kvfs/serve/passthrough.h"
 
+struct kvfs_audit;        /* audit.h */
 struct kvfs_judge;        /* rules.c */
 struct kvfs_leases;       /* leases.h */
 struct kvfs_guarded;      /* guarded.h */
@@ -33,6 +34,7 @@ struct kvfs_serve {
     struct ct_keysource *keys;    /* of the ring; NULL with a key server */
     struct kvfs_guarded *guarded; /* NULL: no guard watches */
     struct kvfs_leases *leases;   /* NULL with local keys */
+    struct kvfs_audit *audit;     /* NULL: nobody wants it */
     struct kvfs_shared *shared;
     struct kvfs_table *table;
     struct kvfs_judge *judge;
@@ -74,6 +76,10 @@ int kvfs_source_courier(struct kvfs_serve *s, struct ct_err *err);
 /* Notes that a generation of a model was seen (0 only asks); *highest ever, 0 if none is known. */
 int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation, int64_t *highest,
                      struct ct_err *err);
+/* An audit event (kvfs/audit/chain.h) for the supervisor to write; "" and "" only ask for what it
+ * has for us, which goes to `note`. CT_BUSY: it can't now; all else: never more. */
+int kvfs_source_audit(struct kvfs_serve *s, const char *chain, const char *body,
+                      char note[static KVFS_TEXT_MAX], struct ct_err *err);
 int kvfs_source_sealed(struct kvfs_serve *s, const char *text);
 int kvfs_source_ready(struct kvfs_serve *s, const char *text);
 int kvfs_source_failed(struct kvfs_serve *s, const char *text);

@@ -184,6 +184,23 @@ int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation
     return reply.error ? ct_err_set(err, CT_IO, "%s", reply.text) : 0;
 }
 
+int kvfs_source_audit(struct kvfs_serve *s, const char *chain, const char *body,
+                      char note[static KVFS_TEXT_MAX], struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_AUDIT, body, chain);
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    memcpy(note, reply.text, KVFS_TEXT_MAX);
+    return reply.error ? ct_err_set(err, reply.error == EBUSY ? CT_BUSY : CT_IO, "%s", reply.text)
+                       : 0;
+}
+
 static int tell(struct kvfs_serve *s, enum kvfs_request_type type, const char *text)
 {
     struct kvfs_request q = request_of(type, "", text);

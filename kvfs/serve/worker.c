@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "keyclient/measure.h"
+#include "kvfs/serve/audit.h"
 #include "kvfs/serve/guarded.h"
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
@@ -181,6 +182,9 @@ static void *watch(void *arg)
     }
     ct_err_set(&why, CT_SEALED, "the supervisor is gone");
     kvfs_seal(s, &why);
+    while (!atomic_load(&s->taken)) { /* another thread is at it; the keeper won't wait for ever */
+        (void)poll(NULL, 0, LEASE_TICK_MS);
+    }
     _exit(1);
 }
 
@@ -219,7 +223,8 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     }
     if (read_keys(s, &hello, measurements, err) || open_session(s, err) ||
         !(s->table = kvfs_table_new(s->shared, err)) || !(s->judge = kvfs_judge_new(err)) ||
-        !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err)) {
+        !(s->residents = kvfs_resident_start(s, err)) || make_root(s, err) ||
+        kvfs_audit_begin(s, err)) {
         return -1;
     }
     /* Loads what OpenSSL loads late, while there are paths. */
@@ -256,21 +261,27 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     s.control = KVFS_FD_CONTROL;
     if (prepare(&s, sandbox, &err) ||
         !(s.chunks = kvfs_chunks_start(&s, s.config.memory, s.config.threads, &err)) ||
-        pthread_create(&watcher, NULL, watch, &s)) {
+        kvfs_audit_run(&s, &err) || pthread_create(&watcher, NULL, watch, &s)) {
         kvfs_source_failed(&s, err.msg);
         return 1;
     }
     int r = 1;
     if ((s.leases && kvfs_leases_start(&s, &err)) ||
         kvfs_scan(&s, warning, sizeof(warning), &err)) {
+        kvfs_audit_event(&s, NULL, "failed", kvfs_audit_why(&err));
+        (void)eventfd_write(s.ended, 1);
+        kvfs_audit_stop(&s);
         kvfs_source_failed(&s, err.msg);
     } else {
         r = serve(&s, warning);
     }
     (void)eventfd_write(s.ended, 1);
     (void)pthread_join(watcher, NULL);
-    kvfs_chunks_stop(s.chunks);
+    kvfs_audit_stop(&s); /* while the leases are there: the server takes the last of it */
     kvfs_leases_stop(s.leases);
+    kvfs_chunks_stop(s.chunks);
+    kvfs_leases_free(s.leases);
+    kvfs_audit_free(&s);
     ct_secret_wipe_all();
     return r;
 }

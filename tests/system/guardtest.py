@@ -214,7 +214,7 @@ class InBox:
     """A guard_tool in a container of runc."""
 
     def __init__(self, name, root, change=None):
-        self.name = f"kvfs-test-{os.getpid()}-{name}"
+        self.name = f"kvfs-test-{os.urandom(6).hex()}-{name}"
         self.pid = None
         where = bundle(name, root, change)
         state = path("runc")

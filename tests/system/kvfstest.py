@@ -158,6 +158,26 @@ def proc_status(pid):
         return dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
 
 
+def memory_of(pid):
+    """What a process has in memory, part by part."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps, \
+            open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            begin, end = (int(n, 16) for n in line.split()[0].split("-"))
+            if "r" in line.split()[1] and "[v" not in line and end - begin < 1 << 30:
+                try:
+                    memory.seek(begin)
+                    yield memory.read(end - begin)
+                except (OSError, ValueError):
+                    continue
+
+
+def found_in(pid, known):
+    """Which of {name: bytes} the memory of a process holds."""
+    parts = list(memory_of(pid))
+    return {name for name, value in known.items() if any(value in part for part in parts)}
+
+
 def mounts_at(path):
     """(major:minor, file system type, source) of all that is mounted there, topmost last. Touches
     nothing but /proc."""

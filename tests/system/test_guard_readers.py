@@ -33,7 +33,7 @@ def test_readers():
             group = next((d for d in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids",
                                       "/sys/fs/cgroup") if os.access(d, os.W_OK)), None)
             if group:
-                group += f"/kvfs-test-{os.getpid()}"
+                group += f"/kvfs-test-{os.urandom(6).hex()}"  # pids are of a namespace
                 os.mkdir(group)
                 try:
                     with Idle(preexec=nnp) as other:

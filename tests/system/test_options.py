@@ -39,7 +39,8 @@ PROBES = {
 ELSEWHERE = {"key", "key-dir", "log", "nonempty", "foreground",  # tested by themselves
              "mounter",  # test_containers
              "server", "server-key", "model", "deploy-key", "ca", "wait", "state-dir",  # test_lease
-             "guard", "exit-on-seal"}  # test_seal
+             "guard", "exit-on-seal",  # test_seal
+             "audit", "audit-log"}  # test_audit
 
 
 def mount_options(m):

@@ -53,9 +53,10 @@ def members(now):
         "sub/deep/model": ('allow if input.model == "sub/deep"', True),
         "sub/deep/other-model": ('allow if input.model == "sub"', False),
         "top": ('allow if input.model == ""', True),
-        "no-such-member": ("allow if input.guard.ok", False),
-        "not-a-member": ("allow if not input.guard.ok", True),
-        "all-of-it": ('allow if { count(input) == 7\ncount(input.kvfs) == 1 }', True),
+        "guarded": ('allow if { input.guard.ok\ninput.guard.profile == "drift" }', True),
+        "no-such-member": ("allow if input.gpu.ok", False),
+        "not-a-member": ("allow if not input.gpu.ok", True),
+        "all-of-it": ('allow if { count(input) == 8\ncount(input.kvfs) == 1 }', True),
     }
 
 

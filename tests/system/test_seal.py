@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The guard at work on real mounts: what drifts seals, whoever is not admitted is refused, and what was
 given out is taken back."""
+import base64
 import errno
 import mmap
 import os
@@ -10,8 +11,9 @@ import sys
 import threading
 import time
 
-from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, write
-from kvfstest import KVFS, SECONDS, Checks, Mount, kvfs, run, wait_for
+from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, secrets_of, write
+from kvfstest import (KVFS, SECONDS, Checks, Mount, Skip, alive, found_in, kvfs, processes, run,
+                      sanitized, wait_for)
 
 checks = Checks()
 check = checks.check
@@ -146,6 +148,22 @@ def test_seal(source, shard):
             assert not os.listdir(where)
 
 
+def test_memory(source, shard):
+    if sanitized():
+        checks.skip("memory after sealing", "a sanitizer keeps what was freed")
+        return
+    with check("master key and plaintext are in the worker's memory before, and not after sealing"):
+        with Mount(source, keys=[READER], options=["cache=page"]) as m:
+            text, = secrets_of(READER)
+            known = {"master key": base64.b64decode(text + "==", altchars="-_"),
+                     "plaintext": read(f"{m.path}/{shard}")[-70000:-69968]}
+            assert found_in(m.worker, known) == set(known)
+            known["its text"] = text.encode()
+            kvfs("seal", m.path)
+            for pid in (m.worker, m.supervisor, m.keeper):
+                assert not found_in(pid, known), found_in(pid, known)
+
+
 def test_drift(source, shard):
     def with_profile(name, text):
         write(path(name), f"profile {name}\n{text}\n")
@@ -178,6 +196,25 @@ def test_drift(source, shard):
             time.sleep(0.3)
             os.kill(m.worker, signal.SIGCONT)
             sealed_by(m, "stopped")
+    with check("drift while the worker does not even listen: ended from outside, with the exit code"):
+        deaf = with_profile("deaf", "base drift\nstopped ignore\nperiod 100\ngap 20000")
+        where = fresh("deaf-mount")
+        os.mkdir(where)
+        os.makedirs(path("over/deep"))
+        os.rename(source, path("over/deep/model"))
+        with subprocess.Popen([KVFS, "mount", path("over/deep/model"), where, "-f", "--key", READER,
+                               "--exit-on-seal=43", f"--guard={deaf}", "--cache=page"],
+                              stderr=subprocess.DEVNULL) as mount:
+            wait_for(lambda: os.path.exists(f"{where}/{shard}"), 10, "the mount")
+            holder = Holder(f"{where}/{shard}")
+            os.kill(processes(where)["worker"], signal.SIGSTOP)
+            time.sleep(1)
+            run("mount", "-t", "tmpfs", "none", path("over/deep"), check=True)
+            assert mount.wait(10) == 43
+            assert gone(holder), holder.ask()
+            holder.end()
+        run("umount", path("over/deep"), check=True)
+        os.rename(path("over/deep/model"), source)
     with check("a guard that falls silent: the worker seals by itself"):
         with Mount(source, keys=[READER], options=[f"guard={quick}"]) as m:
             holder = Holder(f"{m.path}/{shard}")
@@ -229,6 +266,24 @@ def test_admission(source, shard):
                 sealed_by(m, "tracer", 5)
                 strace.terminate()
             holder.end()
+    with check("600 opens at once: none is refused because the guard is busy"):
+        which = profile("crowd", "reader-uid require\nadmit uid 0")
+        with Mount(source, keys=[READER], options=[f"guard={which}"]) as m:
+            codes = []
+            start = threading.Barrier(600)
+
+            def one():
+                start.wait()
+                codes.append(outcome(lambda: os.close(os.open(f"{m.path}/config.json", os.O_RDONLY))))
+
+            threading.stack_size(1 << 17)
+            crowd = [threading.Thread(target=one) for _ in range(600)]
+            for thread in crowd:
+                thread.start()
+            for thread in crowd:
+                thread.join()
+            threading.stack_size(0)
+            assert codes == [0] * 600, set(codes)
     with check("an open costs little more"):
         which = profile("timed", "reader-uid require\nadmit uid 0")
         for _ in range(3):
@@ -299,6 +354,7 @@ def main():
     prepare()
     source, shard = model()
     test_seal(source, shard)
+    test_memory(source, shard)
     test_drift(source, shard)
     test_admission(source, shard)
     test_strict(source)

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "format/base/secret.h"
-#include "kvfs/http.h"
+#include "kvfs/http/http.h"
 
 static void start(void)
 {

@@ -7,7 +7,7 @@
 
 #include <jansson.h>
 
-#include "kvfs/http.h"
+#include "kvfs/http/http.h"
 
 enum { KVFS_API_CODE = 48 };
 

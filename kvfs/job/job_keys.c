@@ -4,7 +4,7 @@
 #include "format/base/file.h"
 #include "format/policy/parse.h"
 #include "format/policy/policy.h"
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 #include "kvfs/term.h"
 
 static int read_policy(const char *command, const char *path, bool local, struct ct_buf *out,

@@ -1,4 +1,4 @@
-#include "kvfs/publish.h"
+#include "kvfs/publish/publish.h"
 
 #include <stdio.h>
 #include <string.h>

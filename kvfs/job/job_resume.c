@@ -5,7 +5,7 @@
 
 #include "format/base/sha256.h"
 #include "format/jws.h"
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 #include "kvfs/term.h"
 
 enum { NOTE_MAX = 256 << 20 };

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 #include "kvfs/term.h"
 
 /* What can't be done, collected into one list. */

@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "format/jws.h"
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 
 struct kvfs_state {
     struct kvfs_job *job;

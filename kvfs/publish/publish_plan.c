@@ -5,7 +5,7 @@
 #include "format/base/file.h"
 #include "format/policy/parse.h"
 #include "kvfs/progress.h"
-#include "kvfs/publish.h"
+#include "kvfs/publish/publish.h"
 #include "kvfs/term.h"
 
 /* ---- what the server would refuse, said before anything is encrypted ---- */

@@ -1,4 +1,4 @@
-#include "kvfs/apikey.h"
+#include "kvfs/publish/apikey.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "kvfs/logins.h"
+#include "kvfs/publish/logins.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 
 bool kvfs_job_choose(void *ctx, struct ct_span tensor)
 {

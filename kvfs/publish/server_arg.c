@@ -1,4 +1,4 @@
-#include "kvfs/server_arg.h"
+#include "kvfs/publish/server_arg.h"
 
 #include "kvfs/args.h"
 

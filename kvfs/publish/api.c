@@ -1,4 +1,4 @@
-#include "kvfs/api.h"
+#include "kvfs/publish/api.h"
 
 #include <errno.h>
 #include <sodium.h>

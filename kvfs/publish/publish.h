@@ -9,8 +9,8 @@
 #define KVFS_PUBLISH_H
 
 #include "format/protocol/digest.h"
-#include "kvfs/job.h"
-#include "kvfs/session.h"
+#include "kvfs/job/job.h"
+#include "kvfs/publish/session.h"
 
 struct kvfs_publish {
     struct kvfs_session session;

@@ -4,7 +4,7 @@
 
 #include <argp.h>
 
-#include "kvfs/session.h"
+#include "kvfs/publish/session.h"
 
 enum { KVFS_PATIENCE = 30, KVFS_PATIENCE_MAX = 86400 };
 

@@ -4,7 +4,7 @@
 #include "format/base/file.h"
 #include "format/manifest.h"
 #include "kvfs/progress.h"
-#include "kvfs/publish.h"
+#include "kvfs/publish/publish.h"
 
 enum {
     BATCH_FILES = 100,     /* the protocol's limit */

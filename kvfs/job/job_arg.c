@@ -1,5 +1,5 @@
 #include "kvfs/args.h"
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 
 enum {
     OPT_EXCLUDE = 0x100,

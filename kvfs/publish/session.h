@@ -6,7 +6,7 @@
 #define KVFS_SESSION_H
 
 #include "format/base/secret.h"
-#include "kvfs/api.h"
+#include "kvfs/publish/api.h"
 
 struct kvfs_session {
     struct kvfs_api api;

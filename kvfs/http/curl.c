@@ -1,4 +1,4 @@
-#include "kvfs/curl.h"
+#include "kvfs/http/curl.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

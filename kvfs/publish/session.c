@@ -1,4 +1,4 @@
-#include "kvfs/session.h"
+#include "kvfs/publish/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,8 +6,8 @@
 #include <time.h>
 
 #include "format/protocol/digest.h"
-#include "kvfs/logins.h"
 #include "kvfs/progress.h"
+#include "kvfs/publish/logins.h"
 
 enum { CONNECT_SECONDS = 20 };
 

@@ -1,4 +1,4 @@
-#include "kvfs/http.h"
+#include "kvfs/http/http.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -6,7 +6,7 @@
 #include <strings.h>
 
 #include "format/base/file.h"
-#include "kvfs/curl.h"
+#include "kvfs/http/curl.h"
 
 #define HTTPS "https://"
 

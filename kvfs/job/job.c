@@ -1,4 +1,4 @@
-#include "kvfs/job.h"
+#include "kvfs/job/job.h"
 
 #include <errno.h>
 #include <fcntl.h>
