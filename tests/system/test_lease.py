@@ -380,7 +380,7 @@ def test_sealed(world):
                     m.wait_gone()
     with check("who gets no lease: another profile, another policy of the same name"):
         hard = os.path.join(WORK, "hard")
-        world.server.admin("model", "set", "alice/m", "--profiles=drift,hard")
+        world.server.admin("model", "set", "alice/m", "--profiles=drift hard")
         for period in (900, 800):
             write(hard, f"profile hard\nbase drift\nperiod {period}\n".encode())
             world.fails("baseline_unknown", "-o", f"guard={hard}")
