@@ -201,3 +201,13 @@ void kvfs_grid_free(struct kvfs_grid *g)
     ct_buf_free(&g->text);
     g->cells = 0;
 }
+
+void kvfs_tell(const char *command, const char *what, const char *text)
+{
+    (void)fprintf(stderr, "kvfs %s: %s", command, what);
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        kvfs_print_safe(stderr, text, n);
+        (void)fputc('\n', stderr);
+    }
+}

@@ -17,6 +17,8 @@
 void kvfs_put_safe(struct ct_buf *out, const char *text, size_t n);
 /* The same to a stream. */
 void kvfs_print_safe(FILE *to, const char *text, size_t n);
+/* "kvfs COMMAND: WHAT" and the lines of a text that nobody vouches for, on stderr. */
+void kvfs_tell(const char *command, const char *what, const char *text);
 /* A newline at the end of fmt stays one. */
 void kvfs_printf_safe(FILE *to, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -93,17 +93,6 @@ static bool report(struct supervisor *s, char code)
     return told;
 }
 
-/* Text of the worker or of an error, on the terminal while there is one. */
-static void tell(const char *what, const char *text)
-{
-    (void)fprintf(stderr, "kvfs mount: %s", what);
-    for (size_t n; *text; text += n + (text[n] == '\n')) {
-        n = strcspn(text, "\n");
-        kvfs_print_safe(stderr, text, n);
-        (void)fputc('\n', stderr);
-    }
-}
-
 /* ---- Ways to end ---- */
 
 static void end_worker(struct supervisor *s)
@@ -282,7 +271,7 @@ static void on_sealed(struct supervisor *s)
     s->sealed = true;
     signal_warmer(s, SIGKILL);
     if (!s->ready) {
-        tell("sealed: ", s->request.text);
+        kvfs_tell("mount", "sealed: ", s->request.text);
         s->stopped = true;
         seal_worker(s);
         return;
@@ -299,7 +288,7 @@ static void on_ready(struct supervisor *s)
 {
     kvfs_mounter_set_readahead(&s->mounted, s->config->readahead_kb);
     if (*s->request.text) {
-        tell("", s->request.text);
+        kvfs_tell("mount", "", s->request.text);
     }
     kvfs_logsink_start();
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
@@ -338,7 +327,7 @@ static void on_control(struct supervisor *s)
         on_sealed(s);
         return;
     case KVFS_REQ_FAILED:
-        tell("", s->request.text);
+        kvfs_tell("mount", "", s->request.text);
         s->stopped = true;
         seal_worker(s);
         return;
@@ -393,7 +382,7 @@ static int on_worker_end(struct supervisor *s)
     }
     ct_log(CT_LOG_ERROR, "the worker died (%s)%s", how, s->ready ? ": refused and unmounted" : "");
     if (!s->ready && *kvfs_logsink_last_words()) {
-        tell("its last words: ", kvfs_logsink_last_words());
+        kvfs_tell("mount", "its last words: ", kvfs_logsink_last_words());
     }
     return KVFS_FAILED;
 }
@@ -560,7 +549,7 @@ static int supervise(struct kvfs_job *job, int status_fd)
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (start(s, &err)) {
-        tell("", err.msg);
+        kvfs_tell("mount", "", err.msg);
         report(s, KVFS_FAILED);
         return KVFS_FAILED;
     }

@@ -538,7 +538,8 @@ def test_memory(world):
                     if how == "seal":
                         kvfs("seal", m.path)
                         time.sleep(2)  # when it would be renewed
-                        assert "not renewed" not in read(f"{m.path}/.kvfs/log").decode()
+                        # One may have been on its way.
+                        assert read(f"{m.path}/.kvfs/log").count(b"not renewed") <= 1
                     else:
                         world.server.admin("revoke", "lease", lease_of(m)["lease"])
                         wait_for(lambda: m.status()["state"] == "sealed", 3, "the seal")
