@@ -7,6 +7,7 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -674,6 +675,50 @@ def test_generations(world):
         world.fails("nowhere", "--state-dir", f"{state}/nowhere")
 
 
+def test_system_calls(world):
+    """What the processes ask of the kernel."""
+    if sanitized():
+        checks.skip("system calls under strace", "a sanitizer makes some of its own")
+        return
+    where = os.path.join(WORK, "under-strace")
+    world.server.admin("model", "set", "alice/m", "--profiles=none drift")
+    digest = kvfs("measure", "--guard=off").stdout.strip()
+    world.server.admin("baseline", "add", "alice/m", digest)
+    os.makedirs(where, exist_ok=True)
+    trace = os.path.join(WORK, "trace")
+    with subprocess.Popen(["strace", "-ff", "-qq", "-e", "trace=%file,%network,seccomp,prctl,execve",
+                           "-o", trace, KVFS, "mount", world.source["m"], where, "-f",
+                           *world.arguments("--guard=off")], stderr=subprocess.DEVNULL) as mount:
+        wait_for(lambda: os.path.exists(f"{where}/{SHARDS[0]}"), 30, "the mount")
+        for shard in SHARDS + ["config.json"]:
+            read(f"{where}/{shard}")
+        names = {name: pid for name, pid in processes(where).items()}
+        tasks = {name: os.listdir(f"/proc/{pid}/task") for name, pid in names.items()}
+        kvfs("umount", where)
+        mount.wait(20)
+    traces = {int(name[len("trace."):]): read(os.path.join(WORK, name)).decode(errors="replace")
+              for name in os.listdir(WORK) if name.startswith("trace.")}
+    with check("strace: the worker opens no socket, and no file once its sandbox is closed"):
+        worker = "".join(traces.get(int(t), "") for t in tasks["worker"])
+        assert "socket(" not in worker and "connect(" not in worker, worker
+        main = traces[names["worker"]]
+        before, _, after = main.rpartition("SECCOMP_SET_MODE_FILTER")
+        assert before, main[-2000:]
+        opened = [line for line in after.splitlines() if "open" in line and "= -1" not in line]
+        others = [line for t in tasks["worker"] if int(t) != names["worker"]
+                  for line in traces.get(int(t), "").splitlines()
+                  if "open" in line and "= -1" not in line]
+        assert not opened and not others, (opened, others)
+    with check("strace: the supervisor opens nothing but programs, keys, SRC, /proc and devices"):
+        allowed = ("/proc/", "/dev/", "/sys/", "/usr/", "/lib", "/etc/", "/run/", "/", WORK)
+        opens = re.findall(r'open(?:at2?)?\((?:AT_FDCWD|\d+)[^"]*"([^"]*)".*\) = \d+',
+                           traces[names["supervisor"]])
+        odd = [path for path in opens
+               if path.startswith("/") and not path.startswith(allowed[:-2] + (WORK,))]
+        assert opens and not odd, odd
+        assert "socket(AF_INET" not in traces[names["supervisor"]]
+
+
 def main():
     with kspostgres.chosen() as postgres, Server(postgres=postgres) as server:
         world = World(server)
@@ -682,6 +727,7 @@ def main():
         test_deploy_key(world)
         test_changes(world)
         test_processes(world)
+        test_system_calls(world)
         test_revocation(world)
         test_sealed(world)
         test_lease_end(world)
