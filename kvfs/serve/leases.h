@@ -108,7 +108,6 @@ struct kvfs_leases *kvfs_leases_new(const void *deploy_key, size_t n, const char
 /* Finds models and asks for leases, up to config.wait seconds long while the server does not
  * answer. -1 when none is held by then. */
 int kvfs_leases_start(struct kvfs_serve *s, struct ct_err *err);
-void kvfs_leases_stop(struct kvfs_leases *l); /* NULL is allowed */
 /* kvfs_lease_part() of all; NULL is allowed. */
 void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why);
 /* Ends their threads, which take files back as long as they live: before what these lie in goes.
