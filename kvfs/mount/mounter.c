@@ -204,12 +204,20 @@ static uint64_t unique_id(const char *path)
     return rc == 0 && st.stx_mask & MNT_ID_UNIQUE ? st.stx_mnt_id : 0;
 }
 
+static void abort_path(const struct kvfs_mounted *m, char path[static 64])
+{
+    (void)snprintf(path, 64, "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
+}
+
 static void find_device(struct kvfs_mounted *m)
 {
+    char path[64];
     struct kvfs_mountinfo info;
     m->known = kvfs_mountinfo_at(m->path, &info, NULL) > 0 && strcmp(info.fstype, KVFS_FSTYPE) == 0;
     m->dev = m->known ? info.dev : 0;
     m->id = m->known ? unique_id(m->path) : 0;
+    abort_path(m, path);
+    m->abort_fd = m->known ? open(path, O_WRONLY | O_CLOEXEC) : -1;
     if (!m->known) {
         ct_log(CT_LOG_INFO, "%s is not in the mount table of this process", m->path);
     }
@@ -253,6 +261,7 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
                                  .fuse_fd = fd,
                                  .clone_fd = -1,
                                  .shared_fd = -1,
+                                 .abort_fd = -1,
                                  .comm_fd = pair[0],
                                  .fusermount = (int)syscall(SYS_pidfd_open, pid, 0)};
     find_device(out);
@@ -307,11 +316,6 @@ bool kvfs_mounter_is_mounted(const struct kvfs_mounted *m)
     return is_there(m, &on_top);
 }
 
-static void abort_path(const struct kvfs_mounted *m, char path[static 64])
-{
-    (void)snprintf(path, 64, "/sys/fs/fuse/connections/%u/abort", minor(m->dev));
-}
-
 bool kvfs_mounter_can_abort(const struct kvfs_mounted *m)
 {
     char path[64];
@@ -327,7 +331,7 @@ void kvfs_mounter_abort(const struct kvfs_mounted *m)
         kvfs_remote_abort(m);
         return;
     }
-    if (!is_there(m, &on_top)) {
+    if ((m->abort_fd >= 0 && write(m->abort_fd, "1", 1) == 1) || !is_there(m, &on_top)) {
         return;
     }
     /* The owner of a mount may do it where fusectl is mounted; root may by umount(2). */

@@ -21,6 +21,8 @@ struct kvfs_mounted {
     dev_t dev;        /* its device, where it is known or remote */
     uint64_t id;      /* no other mount will ever have it; 0 before kernel 6.8 */
     int fusermount;   /* pidfd of the fusermount3 that waits */
+    int abort_fd;     /* what ends this connection and no other, even when the mount is detached; -1
+                         where fusectl is not mounted */
     bool remote; /* made by kvfs-mounter: comm_fd is its connection, and the rest is remote.h's */
     int clone_fd, shared_fd; /* from there, as of kvfs/mounter/protocol.h; or -1 */
 };

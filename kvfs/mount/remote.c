@@ -131,6 +131,7 @@ int kvfs_remote_mount(const char *where, struct kvfs_mounted *out, struct ct_err
                                  .fuse_fd = fds[KM_FUSE],
                                  .clone_fd = fds[KM_CLONE],
                                  .shared_fd = fds[KM_SHARED],
+                                 .abort_fd = -1,
                                  .fusermount = -1};
     return 0;
 }
