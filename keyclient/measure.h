@@ -15,7 +15,7 @@
 
 /* What somebody else measured: kinds "tree" and "policy", digest in hexadecimal. */
 struct kc_measured {
-    const char *kind, *name, *sha256;
+    char kind[16], name[256], sha256[65];
 };
 
 /* {"profile": profile, "items": [... and `more`]}, owned by the caller; NULL with err. */

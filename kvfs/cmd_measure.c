@@ -14,6 +14,7 @@ struct arg {
     bool json;
 };
 
+// NOLINTNEXTLINE(readability-non-const-parameter): argp wants it so
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arg *a = state->input;
@@ -58,14 +59,10 @@ static json_t *measure(const struct arg *a, struct ct_err *err)
 {
     static struct kvfs_config config;
     struct guard_profile *profile = NULL;
-    struct kvfs_measured own[KVFS_MEASURED_MAX];
     struct kc_measured more[KVFS_MEASURED_MAX];
     uint32_t n = 0;
-    int r = kvfs_guarding_load(a->guard, &profile, &config, own, &n, err);
+    int r = kvfs_guarding_load(a->guard, &profile, &config, more, &n, err);
     guard_profile_free(profile);
-    for (uint32_t i = 0; i < n; i++) {
-        more[i] = (struct kc_measured){own[i].kind, own[i].name, own[i].sha256};
-    }
     return r ? NULL : kc_measure(config.profile, more, n, err);
 }
 

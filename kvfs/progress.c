@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/log.h"
 #include "kvfs/term.h"
 
@@ -35,13 +36,6 @@ static void on_signal(int sig)
 {
     (void)sig;
     stop = 1;
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 static size_t columns(void)
@@ -196,7 +190,7 @@ void kvfs_progress_start(uint64_t total, bool quiet)
     bar.quiet = quiet;
     bar.total = total;
     bar.done = 0;
-    bar.start_ms = now_ms();
+    bar.start_ms = ct_now_ms();
     bar.drawn_ms = bar.start_ms;
     ct_log_set_sink(log_above_bar, NULL);
 }
@@ -213,7 +207,7 @@ int kvfs_progress_add(void *ctx, uint64_t bytes)
     (void)ctx;
     pthread_mutex_lock(&bar.lock);
     bar.done += bytes;
-    draw(now_ms());
+    draw(ct_now_ms());
     pthread_mutex_unlock(&bar.lock);
     return stop != 0;
 }
@@ -262,5 +256,5 @@ double kvfs_progress_end(void)
     hide();
     bar.on = false;
     ct_log_set_sink(NULL, NULL);
-    return (double)(now_ms() - bar.start_ms) / 1000;
+    return (double)(ct_now_ms() - bar.start_ms) / 1000;
 }

@@ -9,14 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 enum { MARGIN_MS = 10000, FOREVER = -1 };
-
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 struct wire {
     int sock, stop;
@@ -27,7 +21,7 @@ static int wait_for(const struct wire *w, short events, struct ct_err *err)
 {
     struct pollfd p[] = {{.fd = w->sock, .events = events}, {.fd = w->stop, .events = POLLIN}};
     for (;;) {
-        int64_t left = w->until == FOREVER ? FOREVER : w->until - now_ms();
+        int64_t left = w->until == FOREVER ? FOREVER : w->until - ct_now_ms();
         int n = left < 0 && w->until != FOREVER ? 0 : poll(p, 2, (int)left);
         if (n > 0) {
             return p[1].revents ? ct_err_set(err, CT_IO, "the mount ends") : 0;
@@ -101,7 +95,7 @@ int kvfs_carry_call(int sock, int stop, const struct kvfs_carry_request *request
                     struct ct_err *err)
 {
     struct kvfs_carry_answer head = {0};
-    const struct wire w = {sock, stop, now_ms() + (int64_t)request->seconds * 1000 + MARGIN_MS};
+    const struct wire w = {sock, stop, ct_now_ms() + (int64_t)request->seconds * 1000 + MARGIN_MS};
     if (put(&w, request, sizeof(*request), err) || put(&w, body, request->size, err)) {
         return -1;
     }

@@ -30,11 +30,6 @@ enum {
 /* All with the NUL. */
 enum { KVFS_MEASURED_MAX = 24 };
 
-/* What the supervisor measured for the worker's evidence (keyserver/PROTOCOL.md section 3). */
-struct kvfs_measured {
-    char kind[16], name[256], sha256[65];
-};
-
 struct kvfs_config {
     char source[PATH_MAX];     /* SRC, absolute, resolved */
     char mountpoint[PATH_MAX]; /* MNT, absolute, resolved */

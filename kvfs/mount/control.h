@@ -30,6 +30,7 @@
 #include <sys/stat.h>
 
 #include "format/base/err.h"
+#include "keyclient/measure.h"
 #include "kvfs/mount/config.h"
 
 enum {
@@ -87,7 +88,7 @@ struct kvfs_hello { /* supervisor → worker, first packet */
     uint32_t key_count;
     struct kvfs_config config;
     uint32_t measured_count;
-    struct kvfs_measured measured[KVFS_MEASURED_MAX];
+    struct kc_measured measured[KVFS_MEASURED_MAX];
     char key_names[KVFS_KEY_FILES_MAX][64]; /* base names, for messages */
 };
 

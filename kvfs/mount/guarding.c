@@ -39,16 +39,16 @@ struct kvfs_guarding {
 
 /* ---- before ---- */
 
-static void measured_add(struct kvfs_measured *all, uint32_t *count, const char *kind,
+static void measured_add(struct kc_measured *all, uint32_t *count, const char *kind,
                          const char *name, const uint8_t digest[static CT_SHA256_LEN])
 {
-    struct kvfs_measured *m = &all[(*count)++];
+    struct kc_measured *m = &all[(*count)++];
     (void)snprintf(m->kind, sizeof(m->kind), "%s", kind);
     (void)snprintf(m->name, sizeof(m->name), "%s", name);
     ct_hex(m->sha256, digest, CT_SHA256_LEN);
 }
 
-static int measure_trees(const struct guard_profile *p, struct kvfs_measured *all, uint32_t *count,
+static int measure_trees(const struct guard_profile *p, struct kc_measured *all, uint32_t *count,
                          struct ct_err *err)
 {
     uint8_t digest[CT_SHA256_LEN];
@@ -73,7 +73,7 @@ static int measure_trees(const struct guard_profile *p, struct kvfs_measured *al
 }
 
 int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct kvfs_config *config,
-                       struct kvfs_measured *measured, uint32_t *count, struct ct_err *err)
+                       struct kc_measured *measured, uint32_t *count, struct ct_err *err)
 {
     uint8_t digest[CT_SHA256_LEN];
     *count = 0;

@@ -7,6 +7,7 @@
 #define KVFS_MOUNT_GUARDING_H
 
 #include "guard/guard.h"
+#include "keyclient/measure.h"
 #include "kvfs/mount/config.h"
 #include "kvfs/mount/control.h"
 #include "kvfs/mount/mounter.h"
@@ -16,7 +17,7 @@ struct kvfs_guarding;
 /* Loads the profile and tells the configuration about it: name, policy digest, trees (in
  * `measured`, with room for KVFS_MEASURED_MAX). */
 int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct kvfs_config *config,
-                       struct kvfs_measured *measured, uint32_t *count, struct ct_err *err);
+                       struct kc_measured *measured, uint32_t *count, struct ct_err *err);
 
 /* Takes the start state, makes this process undumpable, and judges it: what fails is printed, with
  * what to do, and is CT_REJECTED. NULL in *out where nothing is to be checked. `profile` and

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/log.h"
 
 /* A request must fit as a whole, or the kernel fails it: what libfuse negotiates is at most 1 MiB.
@@ -79,17 +80,10 @@ static void *answer(void *arg)
     return NULL;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 void kvfs_refuse_invalidate(int clone_fd, const struct kvfs_shared *shared)
 {
     uint64_t highest = __atomic_load_n(&shared->highest_node, __ATOMIC_ACQUIRE);
-    int64_t until = now_ms() + (int64_t)INVALIDATE_SECONDS * 1000;
+    int64_t until = ct_now_ms() + (int64_t)INVALIDATE_SECONDS * 1000;
     for (uint64_t id = 1; id <= highest; id++) {
         struct fuse_out_header head = {.error = FUSE_NOTIFY_INVAL_INODE};
         struct fuse_notify_inval_inode_out node = {.ino = id}; /* from 0 to the end */
@@ -98,7 +92,7 @@ void kvfs_refuse_invalidate(int clone_fd, const struct kvfs_shared *shared)
         if (writev(clone_fd, iov, 2) < 0 && errno == ENODEV) {
             return;
         }
-        if (id % 1024 == 0 && now_ms() > until) {
+        if (id % 1024 == 0 && ct_now_ms() > until) {
             ct_log(CT_LOG_WARN, "only the first %llu of %llu nodes could be invalidated in time",
                    (unsigned long long)id, (unsigned long long)highest);
             return;

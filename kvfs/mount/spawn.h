@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "keyclient/measure.h"
 #include "kvfs/keys_arg.h"
 #include "kvfs/mount/control.h"
 #include "kvfs/mount/mounter.h"
@@ -25,7 +26,7 @@ struct kvfs_start {
     const struct kvfs_key_files *keys;
     const struct kvfs_mounted *mounted;
     int guard_link; /* -1: none */
-    const struct kvfs_measured *measured;
+    const struct kc_measured *measured;
     uint32_t measured_count;
 };
 

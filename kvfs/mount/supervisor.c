@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/log.h"
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/guarding.h"
@@ -59,17 +60,10 @@ struct supervisor {
     struct kvfs_requests requests;
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static void enter(struct supervisor *s, enum stage stage, int64_t ms)
 {
     s->stage = stage;
-    s->deadline = ms ? now_ms() + ms : 0;
+    s->deadline = ms ? ct_now_ms() + ms : 0;
 }
 
 /* ---- The waiting `kvfs mount` ---- */
@@ -392,7 +386,7 @@ static int timeout(const struct supervisor *s)
     if (!s->deadline) {
         return s->stage == RUNNING ? LOOK_MS : -1;
     }
-    int64_t left = s->deadline - now_ms();
+    int64_t left = s->deadline - ct_now_ms();
     return left < 0 ? 0 : (int)left;
 }
 

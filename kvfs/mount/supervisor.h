@@ -9,6 +9,7 @@
 #define KVFS_MOUNT_SUPERVISOR_H
 
 #include "guard/profile.h"
+#include "keyclient/measure.h"
 #include "kvfs/mount/audit_file.h"
 #include "kvfs/mount/options.h"
 
@@ -20,7 +21,7 @@ struct kvfs_job {
     int state_fd;                       /* the state directory, or -1 */
     struct kvfs_audit_file *audit;      /* NULL: nobody wants it */
     struct guard_profile *profile;      /* loaded from options->guard */
-    struct kvfs_measured measured[KVFS_MEASURED_MAX];
+    struct kc_measured measured[KVFS_MEASURED_MAX];
     uint32_t measured_count;
     struct kvfs_key_files *keys; /* closed as soon as the worker has them */
 };

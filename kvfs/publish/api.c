@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "format/base/clock.h"
 #include "format/canon.h"
 #include "kvfs/progress.h"
 #include "kvfs/term.h"
@@ -103,21 +104,14 @@ static bool may_repeat(const struct kvfs_api_request *q, const struct kvfs_api_a
     return err->code == CT_IO && !*a->code && (!q->once || err->sys == ECONNREFUSED);
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* Half of it is chance, so that many clients do not come back at once. */
 static int pause_for(unsigned n, int64_t until, struct ct_err *err)
 {
     int64_t most = PAUSE_MIN_MS * (INT64_C(1) << (n < 6 ? n : 6));
     most = most < PAUSE_MAX_MS ? most : PAUSE_MAX_MS;
-    int64_t end = now_ms() + most / 2 + (int64_t)randombytes_uniform((uint32_t)most / 2);
+    int64_t end = ct_now_ms() + most / 2 + (int64_t)randombytes_uniform((uint32_t)most / 2);
     end = end < until ? end : until;
-    while (now_ms() < end) {
+    while (ct_now_ms() < end) {
         const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
         if (kvfs_check_interrupted(err)) {
             return -1;
@@ -132,12 +126,12 @@ int kvfs_api_call(const struct kvfs_api *api, const struct kvfs_api_request *q,
 {
     struct ct_err own = CT_ERR_INIT;
     struct ct_err *e = err ? err : &own;
-    const int64_t until = now_ms() + (int64_t)api->patience * 1000;
+    const int64_t until = ct_now_ms() + (int64_t)api->patience * 1000;
     for (unsigned n = 0;; n++) {
         if (attempt(api, q, out, e) == 0) {
             return 0;
         }
-        if (!may_repeat(q, out, e) || kvfs_interrupted() || now_ms() >= until) {
+        if (!may_repeat(q, out, e) || kvfs_interrupted() || ct_now_ms() >= until) {
             return -1;
         }
         if (n == 0) {

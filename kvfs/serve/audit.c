@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "format/base/clock.h"
 #include "format/base/secret.h"
 #include "kvfs/serve/audit_parts.h"
 
@@ -15,11 +16,7 @@ enum { PER_SECOND = 1000 };
 
 void kvfs_audit_wait(struct kvfs_audit *a, int64_t ms)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    int64_t ns = ts.tv_nsec + ms % 1000 * 1000000;
-    ts.tv_sec += ms / 1000 + ns / 1000000000;
-    ts.tv_nsec = ns % 1000000000;
+    struct timespec ts = ct_after_ms(ms);
     (void)pthread_cond_timedwait(&a->changed, &a->lock, &ts);
 }
 

@@ -188,14 +188,25 @@ static int look_into(const struct gather *g, const char *path, const char *manif
 
 /* ---- what a release calls the files ---- */
 
+bool kvfs_lease_has(const struct kvfs_lease *l, uint64_t dev, uint64_t ino, size_t *index)
+{
+    for (size_t i = 0; i < l->file_count; i++) {
+        if (l->files[i].ino == ino && l->files[i].dev == dev) {
+            if (index) {
+                *index = i;
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool lies_in_manifest(const struct kvfs_leases *all, const struct kvfs_lease_file *f)
 {
     for (size_t i = 0; i < all->count; i++) {
         const struct kvfs_lease *l = &all->items[i];
-        for (size_t k = 0; l->has_manifest && k < l->file_count; k++) {
-            if (l->files[k].ino == f->ino && l->files[k].dev == f->dev) {
-                return true;
-            }
+        if (l->has_manifest && kvfs_lease_has(l, f->dev, f->ino, NULL)) {
+            return true;
         }
     }
     return false;

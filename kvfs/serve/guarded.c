@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "format/base/clock.h"
 #include "format/protocol/jose.h"
 #include "kvfs/mount/guard_link.h"
 
@@ -27,13 +28,6 @@ struct kvfs_guarded {
     struct kvfs_guard_message out;
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 struct kvfs_guarded *kvfs_guarded_new(int fd, uint32_t gap_ms, struct ct_err *err)
 {
     pthread_condattr_t monotonic;
@@ -44,7 +38,7 @@ struct kvfs_guarded *kvfs_guarded_new(int fd, uint32_t gap_ms, struct ct_err *er
     }
     g->fd = fd;
     g->gap_ms = gap_ms;
-    atomic_init(&g->heard_ms, now_ms());
+    atomic_init(&g->heard_ms, ct_now_ms());
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&g->lock, NULL);
@@ -89,7 +83,7 @@ int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
     if (kvfs_guard_recv(g->fd, &g->in, NULL) != 1) {
         return end(g, "the guard is gone", err);
     }
-    atomic_store(&g->heard_ms, now_ms());
+    atomic_store(&g->heard_ms, ct_now_ms());
     if (g->in.type == KVFS_GUARD_SEAL) {
         return end(g, g->in.text, err);
     }
@@ -101,8 +95,8 @@ int kvfs_guarded_take(struct kvfs_guarded *g, struct ct_err *err)
 
 int kvfs_guarded_listen(struct kvfs_guarded *g, struct ct_err *err)
 {
-    return now_ms() - atomic_load(&g->heard_ms) > g->gap_ms ? end(g, "the guard is silent", err)
-                                                            : 0;
+    return ct_now_ms() - atomic_load(&g->heard_ms) > g->gap_ms ? end(g, "the guard is silent", err)
+                                                               : 0;
 }
 
 /* ---- questions ---- */

@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "keyclient/wait.h"
 #include "kvfs/mount/carry.h"
 #include "kvfs/serve/audit.h"
@@ -39,11 +40,7 @@ static bool is_wanted(const struct kvfs_lease *l)
 /* With the lock held. */
 static void wait_ms(struct kvfs_lease *l, int64_t ms)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    int64_t ns = ts.tv_nsec + ms * 1000000;
-    ts.tv_sec += ns / 1000000000;
-    ts.tv_nsec = ns % 1000000000;
+    struct timespec ts = ct_after_ms(ms);
     (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
 }
 
@@ -425,10 +422,7 @@ void kvfs_lease_wait(struct kvfs_lease *l, int64_t until)
 {
     pthread_mutex_lock(&l->lock);
     while (l->state == KVFS_LEASE_ASKING && (!l->why.code || kvfs_lease_now() < until)) {
-        struct timespec ts;
-        clock_gettime(CLOCK_MONOTONIC, &ts);
-        ts.tv_sec++;
-        (void)pthread_cond_timedwait(&l->changed, &l->lock, &ts);
+        wait_ms(l, 1000);
     }
     pthread_mutex_unlock(&l->lock);
 }

@@ -179,13 +179,7 @@ void kvfs_leases_tick(struct kvfs_leases *l)
 
 static bool is_of_lease(void *ctx, const struct kvfs_node *node)
 {
-    const struct kvfs_lease *l = ctx;
-    for (size_t i = 0; i < l->file_count; i++) {
-        if (l->files[i].ino == node->version.ino && l->files[i].dev == node->version.dev) {
-            return true;
-        }
-    }
-    return false;
+    return kvfs_lease_has(ctx, node->version.dev, node->version.ino, NULL);
 }
 
 static bool is_last(struct kvfs_leases *all, const struct kvfs_lease *l)
@@ -232,11 +226,8 @@ static struct kvfs_lease *find_file(const struct kvfs_leases *l, const struct ct
                                     size_t *index)
 {
     for (size_t i = 0; i < l->count; i++) {
-        for (size_t k = 0; k < l->items[i].file_count; k++) {
-            if (l->items[i].files[k].ino == v->ino && l->items[i].files[k].dev == v->dev) {
-                *index = k;
-                return &l->items[i];
-            }
+        if (kvfs_lease_has(&l->items[i], v->dev, v->ino, index)) {
+            return &l->items[i];
         }
     }
     return NULL;

@@ -67,6 +67,9 @@ struct kvfs_leases {
     atomic_bool gathered; /* the two above are as they stay */
 };
 
+/* Whether the lease has the file, under whatever name; its *index (may be NULL). */
+bool kvfs_lease_has(const struct kvfs_lease *l, uint64_t dev, uint64_t ino, size_t *index);
+
 /* Milliseconds of CLOCK_BOOTTIME. */
 int64_t kvfs_lease_now(void);
 

@@ -190,16 +190,6 @@ static void *watch(void *arg)
 
 /* ---- serving ---- */
 
-static json_t *measure(const struct kvfs_hello *hello, struct ct_err *err)
-{
-    struct kc_measured more[KVFS_MEASURED_MAX];
-    for (uint32_t i = 0; i < hello->measured_count; i++) {
-        const struct kvfs_measured *m = &hello->measured[i];
-        more[i] = (struct kc_measured){m->kind, m->name, m->sha256};
-    }
-    return kc_measure(hello->config.profile, more, hello->measured_count, err);
-}
-
 static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, struct ct_err *err)
 {
     static struct kvfs_hello hello; /* 90 KiB */
@@ -214,7 +204,8 @@ static int prepare(struct kvfs_serve *s, const struct kvfs_sandbox *sandbox, str
     s->ended = eventfd(0, EFD_CLOEXEC);
     s->asked = eventfd(0, EFD_CLOEXEC);
     if (s->ended < 0 || s->asked < 0 ||
-        (s->config.server[0] && !(measurements = measure(&hello, err)))) {
+        (s->config.server[0] && !(measurements = kc_measure(s->config.profile, hello.measured,
+                                                            hello.measured_count, err)))) {
         return -1;
     }
     if (sandbox->drop(&s->config, err)) {
