@@ -85,10 +85,16 @@ static void *by_mmap(void *arg)
 {
     struct share *s = arg;
     uint64_t sum = 0;
-    for (uint64_t at = s->begin; at + 8 <= s->end; at = next(s, at + 8)) {
-        uint64_t word;
-        memcpy(&word, s->map + at, sizeof(word));
-        sum += word;
+    for (uint64_t from = s->begin; from < s->end; from = next(s, from + s->run)) {
+        uint64_t to = s->end - from < s->run ? s->end : from + s->run;
+        for (uint64_t at = from; at + 8 <= to; at += 8) {
+            uint64_t word;
+            memcpy(&word, s->map + at, sizeof(word));
+            sum += word;
+        }
+        if (to == s->end) {
+            break;
+        }
     }
     s->sum += sum;
     return NULL;
