@@ -112,7 +112,8 @@ void kvfs_wish_grant(struct kvfs_chunks *c)
     c->wish_first = (c->wish_first + 1) % KVFS_WISHES;
     c->wish_count--;
     struct kvfs_slot *slot = kvfs_slots_find(&c->slots, w.node->id, w.extent);
-    if (w.extent != NO_EXTENT && !slot && (slot = kvfs_slots_take(&c->slots, true, &unread))) {
+    if (w.extent != NO_EXTENT && !slot &&
+        (slot = kvfs_slots_take(&c->slots, w.node->id, true, &unread))) {
         struct ct_err err = CT_ERR_INIT;
         kvfs_count(&c->stats.evicted_unread, unread);
         kvfs_count(&c->stats.prefetched, 1);

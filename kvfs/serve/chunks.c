@@ -160,7 +160,7 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
             slot->waiters = j;
             return NULL;
         }
-        if (!slot && (slot = kvfs_slots_take(&c->slots, false, &unread))) {
+        if (!slot && (slot = kvfs_slots_take(&c->slots, j->node->id, false, &unread))) {
             kvfs_count(&c->stats.misses, 1);
             kvfs_wish_cancel(c, j->node, extent);
             note_emptied(j, extent);

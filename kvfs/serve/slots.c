@@ -98,21 +98,60 @@ struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t 
     return NULL;
 }
 
+/* How the slots are divided among files; two files that share a line share its slots, and lose
+ * little by it. */
+enum { LINES = 64 };
+
+struct division {
+    unsigned held[LINES];
+    unsigned share; /* slots that each file may hold when others want some */
+    unsigned mine;  /* the line of the file that asks */
+};
+
+static unsigned line_of(uint64_t node)
+{
+    return (unsigned)(node % LINES);
+}
+
+static void divide(const struct kvfs_slots *s, uint64_t node, struct division *d)
+{
+    unsigned files = 0;
+    *d = (struct division){.mine = line_of(node)};
+    for (unsigned i = 0; i < s->count; i++) {
+        const struct kvfs_slot *slot = &s->slots[i];
+        files += slot->state != KVFS_SLOT_FREE && d->held[line_of(slot->node)]++ == 0;
+    }
+    files += d->held[d->mine] == 0;
+    d->share = s->count / files;
+}
+
+/* Whether a file keeps what it has: the one that asks gets no more than its share from others. */
+static bool keeps(const struct division *d, const struct kvfs_slot *slot)
+{
+    unsigned line = line_of(slot->node);
+    return line != d->mine && (d->held[d->mine] >= d->share || d->held[line] <= d->share);
+}
+
 /* What is dropped first, least first. Whatever was given out whole lies in the kernel's page cache:
  * the latest of these is taken again and again, so that a stream of reads goes through memory that
  * the processor's caches hold, and free slots stay untouched. */
-static uint64_t worth(const struct kvfs_slots *s, const struct kvfs_slot *slot)
+static uint64_t worth(const struct kvfs_slots *s, const struct division *d,
+                      const struct kvfs_slot *slot)
 {
     if (slot->state == KVFS_SLOT_FREE) {
         return UINT64_C(1) << 61;
     }
-    return kvfs_slot_is_served(slot) ? s->tick - slot->touched
-                                     : slot->touched + (UINT64_C(1) << 62);
+    if (kvfs_slot_is_served(slot)) {
+        return s->tick - slot->touched;
+    }
+    return slot->touched + (UINT64_C(1) << (keeps(d, slot) ? 63 : 62));
 }
 
-struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread)
+struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, uint64_t node, bool prefetch, bool *unread)
 {
     struct kvfs_slot *best = NULL;
+    struct division d;
+    divide(s, node, &d);
     for (unsigned i = 0; i < s->count; i++) {
         struct kvfs_slot *slot = &s->slots[i];
         if (slot->pins || slot->state == KVFS_SLOT_FILLING ||
@@ -120,7 +159,7 @@ struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unr
              s->tick - slot->touched < s->count)) {
             continue;
         }
-        if (!best || worth(s, slot) < worth(s, best)) {
+        if (!best || worth(s, &d, slot) < worth(s, &d, best)) {
             best = slot;
         }
     }

@@ -67,10 +67,11 @@ void kvfs_slots_wipe(struct kvfs_slots *s);
 void kvfs_slots_free(struct kvfs_slots *s);
 
 struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t extent);
-/* A slot to fill: a free one, else what was given out whole, else the least recently used; NULL if
- * all are in use. For prefetch only what nobody still waits to read. *unread: data that
- * nobody ever read was dropped. */
-struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, bool prefetch, bool *unread);
+/* A slot to fill for a file: what was given out whole, else a free one, else the least recently
+ * used of a file that has more than its share of the slots, or of this one; of any other only if
+ * there is nothing else; NULL if all are in use. For prefetch only what nobody still waits to read.
+ * *unread: data that nobody ever read was dropped. */
+struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, uint64_t node, bool prefetch, bool *unread);
 /* `bytes` from `offset` in the slot were given out. */
 void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t offset,
                       uint32_t bytes);

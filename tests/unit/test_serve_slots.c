@@ -41,6 +41,63 @@ Test(slots, memory)
     }
 }
 
+/* Fills a slot for a file, with what nobody has read yet. False if none was to be had. */
+static bool fill(struct kvfs_slots *s, uint64_t node, uint32_t extent)
+{
+    bool unread = false;
+    struct kvfs_slot *slot = kvfs_slots_take(s, node, false, &unread);
+    if (slot) {
+        slot->state = KVFS_SLOT_READY;
+        slot->node = node;
+        slot->extent = extent;
+        slot->len = CT_EXTENT_MAX;
+        slot->served = 0;
+    }
+    return slot != NULL;
+}
+
+static unsigned held(struct kvfs_slots *s, uint64_t node)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < s->count; i++) {
+        n += s->slots[i].state == KVFS_SLOT_READY && s->slots[i].node == node;
+    }
+    return n;
+}
+
+Test(slots, fair)
+{
+    struct kvfs_slots s;
+    cr_assert_eq(kvfs_slots_make(&s, UINT64_C(64) << 20, 1, NULL), 0);
+    /* Alone, a file may have all. */
+    for (uint32_t i = 0; i < 2 * s.count; i++) {
+        cr_assert(fill(&s, 1, i));
+    }
+    cr_expect_eq(held(&s, 1), s.count);
+    /* A few of another's are left alone, however many are taken, and its share is to be had. */
+    for (uint32_t i = 0; i < 3; i++) {
+        cr_assert(fill(&s, 2, i));
+    }
+    for (uint32_t i = 0; i < 4 * s.count; i++) {
+        cr_assert(fill(&s, 1, 1000 + i));
+        cr_assert_eq(held(&s, 2), 3, "after %u", i);
+    }
+    for (uint32_t i = 0; i < 4 * s.count; i++) {
+        cr_assert(fill(&s, 2, 1000 + i));
+    }
+    cr_expect_eq(held(&s, 1), s.count - s.count / 2);
+    cr_expect_eq(held(&s, 2), s.count / 2);
+    /* A slot that was given out is anybody's. */
+    for (unsigned i = 0; i < s.count; i++) {
+        s.slots[i].served = UINT64_MAX;
+    }
+    for (uint32_t i = 0; i < s.count; i++) {
+        cr_assert(fill(&s, 3, i));
+    }
+    cr_expect_eq(held(&s, 3), s.count);
+    kvfs_slots_free(&s);
+}
+
 Test(edges, kept)
 {
     /* The bytes on both sides of the first and of the last page boundary, and nothing else. */
