@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kvfs/mount/child.h"
+
 /* Beside the slots: keys, headers, stacks. */
 static const rlim_t lock_margin = 64 << 20;
 
@@ -52,64 +54,6 @@ static void ask_for_short_turns(void)
     } attr = {.size = sizeof(attr), .runtime = 100000};
     attr.nice = getpriority(PRIO_PROCESS, 0);
     (void)syscall(SYS_sched_setattr, 0, &attr, 0);
-}
-
-/* What sanitizers are told goes on to the worker; nothing else does. */
-static char **worker_environment(void)
-{
-    static const char *const names[] = {"ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
-                                        "TSAN_OPTIONS"};
-    static char lines[sizeof(names) / sizeof(names[0])][1024];
-    static char *env[sizeof(names) / sizeof(names[0]) + 1];
-    size_t n = 0;
-    for (size_t i = 0; KVFS_SANITIZED && i < sizeof(names) / sizeof(names[0]); i++) {
-        const char *value = getenv(names[i]);
-        if (value) {
-            (void)snprintf(lines[n], sizeof(lines[n]), "%s=%s", names[i], value);
-            env[n] = lines[n];
-            n++;
-        }
-    }
-    return env;
-}
-
-/* In the child: fds[i] becomes descriptor first + i; all above is closed. */
-static int arrange(int *fds, size_t count, int first)
-{
-    int end = first + (int)count;
-    for (size_t i = 0; i < count; i++) {
-        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, end); /* out of the way of those still to come */
-        if (fds[i] < 0) {
-            return -1;
-        }
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (dup2(fds[i], first + (int)i) < 0) {
-            return -1;
-        }
-    }
-    return (int)syscall(SYS_close_range, end, ~0U, 0);
-}
-
-static void exec_worker(int *fds, size_t count, int said, const char *mountpoint)
-{
-    sigset_t none;
-    char *const argv[] = {(char[]){"kvfs"}, (char[]){"worker"}, (char *)mountpoint, NULL};
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    (void)setsid();
-    (void)signal(SIGTERM, SIG_IGN);
-    (void)signal(SIGINT, SIG_IGN);
-    (void)signal(SIGHUP, SIG_IGN);
-    (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    if (dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
-        dup2(said, STDERR_FILENO) >= 0 && arrange(fds, count, KVFS_FD_COMM) == 0) {
-        (void)execve("/proc/self/exe", argv, worker_environment());
-    }
-    (void)dprintf(STDERR_FILENO, "kvfs: error: can't execute /proc/self/exe: %s\n",
-                  strerror(errno));
-    _exit(1);
 }
 
 static int say_hello(int control, const struct kvfs_start *how, struct ct_err *err)
@@ -156,19 +100,24 @@ static int make_shared(int fd, struct kvfs_shared **out, struct ct_err *err)
     return -1;
 }
 
-static pid_t fork_worker(const struct kvfs_start *how, int control, int shared, int said)
+static pid_t start(const struct kvfs_start *how, int control, int shared, int said,
+                   struct ct_err *err)
 {
+    static const char *const nothing[] = {NULL};
     int fds[FDS_MAX] = {how->mounted->comm_fd, control, how->mounted->fuse_fd, shared,
                         how->guard_link >= 0 ? how->guard_link : shared};
-    size_t count = KVFS_FD_KEYS - KVFS_FD_COMM;
+    char *const argv[] = {(char[]){"kvfs"}, (char[]){"worker"}, (char *)how->config->mountpoint,
+                          NULL};
+    struct kvfs_child child = {.argv = argv,
+                               .variables = nothing,
+                               .fds = fds,
+                               .count = KVFS_FD_KEYS - KVFS_FD_COMM,
+                               .first = KVFS_FD_COMM,
+                               .errors = said};
     for (size_t i = 0; i < how->keys->count; i++) {
-        fds[count++] = how->keys->items[i].fd;
+        fds[child.count++] = how->keys->items[i].fd;
     }
-    pid_t pid = fork();
-    if (pid == 0) {
-        exec_worker(fds, count, said, how->config->mountpoint);
-    }
-    return pid;
+    return kvfs_child_start(&child, err);
 }
 
 int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err)
@@ -186,12 +135,11 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     }
     out->control = pair[0];
     out->said = pipes[0];
-    out->pid = fork_worker(how, pair[1], shared, pipes[1]);
-    int sys = errno;
+    out->pid = start(how, pair[1], shared, pipes[1], err);
     close(pair[1]);
     close(pipes[1]);
     if (out->pid < 0) {
-        return ct_err_sys(err, sys, "can't start the worker");
+        return -1;
     }
     out->pidfd = (int)syscall(SYS_pidfd_open, out->pid, 0);
     if (out->pidfd < 0) {
