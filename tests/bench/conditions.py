@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 
-from measure import MIB, Missing, Models, cpu_of, kvfstest
+from measure import MIB, Models, cpu_of, kvfstest
 
 LATENCY_MS, MIB_PER_SECOND = 10, 1000
 SMALL = 256 * MIB
@@ -68,8 +68,8 @@ class Conditions:
         enter = ["taskset", "-c", "0"]
         with contextlib.ExitStack() as stack:
             if limited:
-                group = stack.enter_context(memory_group(SMALL))
-                enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"] + enter
+                group = stack.enter_context(kvfstest.memory_group(SMALL))
+                enter = kvfstest.in_group(group) + enter
             mount = kvfstest.Mount(self.models.path("v2"), keys=[self.models.reader],
                                    options=["cache=page"], prefix=enter)
             before = os.sched_getaffinity(0)
@@ -79,7 +79,7 @@ class Conditions:
             finally:
                 os.sched_setaffinity(0, before)
             if limited:
-                result["killed"] = oom_kills(group)
+                result["killed"] = kvfstest.oom_kills(group)
         return result
 
     # ---- memory, many files ----
@@ -119,37 +119,3 @@ class Conditions:
 def resident_of(pid):
     """The highest it was, bytes."""
     return int(kvfstest.proc_status(pid)["VmHWM"].split()[0]) * 1024
-
-
-@contextlib.contextmanager
-def memory_group(limit):
-    """A cgroup of either version."""
-    bases = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
-    for base, file in bases:
-        group = f"{base}/kvfs-bench-{os.getpid()}-small"
-        if not os.path.exists(base + "/cgroup.procs"):
-            continue
-        os.mkdir(group)
-        if os.path.exists(os.path.join(group, file)):
-            break
-        os.rmdir(group)
-    else:
-        raise Missing("no cgroup to be had")
-    try:
-        with open(os.path.join(group, file), "w", encoding="ascii") as out:
-            out.write(str(limit))
-        yield group
-    finally:
-        kvfstest.wait_for(lambda: not kvfstest.read_all(group + "/cgroup.procs"), 10,
-                          "the cgroup's emptying")
-        os.rmdir(group)
-
-
-def oom_kills(group):
-    for name in "memory.oom_control", "memory.events":
-        path = os.path.join(group, name)
-        if os.path.exists(path):
-            with open(path, encoding="ascii") as file:
-                fields = dict(line.split() for line in file)
-            return int(fields.get("oom_kill", 0))
-    return 0

@@ -249,6 +249,14 @@ def read_all(path):
         return file.read()
 
 
+def close_all(path):
+    """Closes all that this process has open there: Python's mmap keeps a descriptor of its own."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == path:
+                os.close(int(fd))
+
+
 def outcome(path):
     """The content, or the errno's name."""
     try:
@@ -291,6 +299,43 @@ def write_long(directory, mib):
     header += b" " * (-len(header) % 8)
     with open(os.path.join(directory, "long.safetensors"), "wb") as out:
         out.write(len(header).to_bytes(8, "little") + header + os.urandom(2 * size))
+
+
+@contextlib.contextmanager
+def memory_group(limit):
+    """A cgroup, of either version, of so many bytes; Skip where there is none to be had."""
+    bases = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+    for base, file in bases:
+        group = f"{base}/kvfs-test-{os.getpid()}"
+        if not os.path.exists(base + "/cgroup.procs"):
+            continue
+        os.mkdir(group)
+        if os.path.exists(os.path.join(group, file)):
+            break
+        os.rmdir(group)
+    else:
+        raise Skip("no cgroup with a limit of memory is to be had")
+    try:
+        with open(os.path.join(group, file), "w", encoding="ascii") as out:
+            out.write(str(limit))
+        yield group
+    finally:
+        wait_for(lambda: not read_all(group + "/cgroup.procs"), 10, "the cgroup's emptying")
+        os.rmdir(group)
+
+
+def in_group(group):
+    """A prefix that runs a command in a cgroup."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+
+
+def oom_kills(group):
+    for name in "memory.oom_control", "memory.events":
+        path = os.path.join(group, name)
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                return int(dict(line.split() for line in file).get("oom_kill", 0))
+    return 0
 
 
 class Model:
