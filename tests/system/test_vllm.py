@@ -55,7 +55,7 @@ def main():
     kvfs("encrypt", "-q", plain, "-o", encrypted, "--key", keys + "/owner.jwks")
     shards = [n for n in os.listdir(plain) if n.endswith(".safetensors")]
     size = sum(os.stat(os.path.join(plain, n)).st_size for n in shards)
-    want = tokens(plain)
+    want = {ranks: tokens(plain, ranks) for ranks in (1, 2)}  # sums of halves are rounded differently
     for cache, ranks in (("page", 1), ("resident", 1), ("direct", 1), ("page", 2), ("resident", 2)):
         with contextlib.ExitStack() as stack:
             stack.enter_context(checks.check(
@@ -63,7 +63,7 @@ def main():
             m = stack.enter_context(Mount(encrypted, keys=[keys + "/reader.jwks"],
                                           options=[f"cache={cache}"]))
             got = tokens(m.path, ranks)
-            assert got == want, (got, want)
+            assert got == want[ranks], (got, want)
             times = m.status()["counters"]["bytes_decrypted"] / size
             assert times <= 1.1, f"decrypted {times:.2f} times"
     return checks.finish()
