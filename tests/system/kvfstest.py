@@ -11,6 +11,7 @@ import errno
 import functools
 import itertools
 import json
+import mmap
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ import threading
 import time
 import traceback
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FINDING = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 SECONDS = float(os.environ.get("KVFS_SECONDS", "5"))
@@ -257,6 +260,37 @@ def close_all(path):
                 os.close(int(fd))
 
 
+def map_touched(fd, size, more=0):
+    """The address of a private mapping, of which every page was touched."""
+    address = LIBC.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ | more, mmap.MAP_PRIVATE, fd,
+                        ctypes.c_long(0))
+    assert address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+    for at in range(0, size, mmap.PAGESIZE):
+        ctypes.string_at(address + at, 1)
+    return address
+
+
+def lock(address, size):
+    if LIBC.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)):
+        raise OSError(ctypes.get_errno(), "mlock")
+
+
+def unmap(address, size):
+    LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+
+
+def take_bytes(address, count=64):
+    """Bytes of a mapping, or the errno's name: by way of a pipe, for which SIGBUS is EFAULT."""
+    out, into = os.pipe()
+    try:
+        if LIBC.write(into, ctypes.c_void_p(address), ctypes.c_size_t(count)) < 0:
+            return errno.errorcode[ctypes.get_errno()]
+        return os.read(out, count)
+    finally:
+        os.close(out)
+        os.close(into)
+
+
 def outcome(path):
     """The content, or the errno's name."""
     try:
@@ -369,7 +403,7 @@ class Model:
 
 def die_with_parent():
     """For preexec_fn: no reader outlives its test."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    LIBC.prctl(1, signal.SIGKILL)
 
 
 class Mount:

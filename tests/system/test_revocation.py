@@ -12,33 +12,9 @@ import sys
 import threading
 import time
 
-from kvfstest import Checks, Model, die_with_parent, kvfs, wait_for
+from kvfstest import Checks, Model, die_with_parent, kvfs, lock, map_touched, take_bytes, wait_for
 
 PAGE = mmap.PAGESIZE
-LIBC = ctypes.CDLL(None, use_errno=True)
-LIBC.mmap.restype = ctypes.c_void_p
-
-
-def map_private(fd, size, more=0):
-    """The address of a mapping that has touched every page."""
-    address = LIBC.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ | more, mmap.MAP_PRIVATE, fd,
-                        ctypes.c_long(0))
-    assert address != ctypes.c_void_p(-1).value, ctypes.get_errno()
-    for at in range(0, size, PAGE):
-        ctypes.string_at(address + at, 1)
-    return address
-
-
-def pick(address):
-    """Some bytes, by way of a pipe: a fault that fails is EFAULT there, and not SIGBUS."""
-    out, into = os.pipe()
-    try:
-        if LIBC.write(into, ctypes.c_void_p(address), ctypes.c_size_t(64)) < 0:
-            return errno.errorcode[ctypes.get_errno()]
-        return os.read(out, 64)
-    finally:
-        os.close(out)
-        os.close(into)
 
 
 class Hands:
@@ -47,11 +23,10 @@ class Hands:
     def __init__(self, path, want):
         self.want = want
         self.fd = os.open(path, os.O_RDONLY)
-        self.faulted, self.locked = (map_private(self.fd, len(want)) for _ in range(2))
+        self.faulted, self.locked = (map_touched(self.fd, len(want)) for _ in range(2))
         # For writing, mlock would make a copy of every page.
-        if LIBC.mlock(ctypes.c_void_p(self.locked), ctypes.c_size_t(len(want))):
-            raise OSError(ctypes.get_errno(), "mlock")
-        self.written = map_private(self.fd, len(want), mmap.PROT_WRITE)
+        lock(self.locked, len(want))
+        self.written = map_touched(self.fd, len(want), mmap.PROT_WRITE)
         self.copied = len(want) // PAGE // 2 * PAGE
         ctypes.memmove(self.written + self.copied, want[self.copied:self.copied + 1], 1)
         self.pipe = os.pipe()
@@ -86,7 +61,7 @@ class Hands:
         for name, address, at in (("faulted", self.faulted, self.at), ("locked", self.locked, self.at),
                                ("written to, other pages", self.written, self.at),
                                ("written to, its copies", self.written, self.copied)):
-            found[name] = self.said(pick(address + at), at)
+            found[name] = self.said(take_bytes(address + at), at)
         found["pipe"] = self.said(os.read(self.pipe[0], PAGE), self.at)
         return found
 
