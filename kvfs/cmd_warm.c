@@ -153,7 +153,8 @@ static void *show(void *arg)
 
 static bool has_memory(struct warm *w, uint64_t bytes)
 {
-    w->short_of_memory |= w->done + bytes > w->budget || kvfs_available_memory() < bytes + reserve;
+    w->short_of_memory |=
+        w->done + bytes > w->budget || kvfs_available_memory("") < bytes + reserve;
     return !w->short_of_memory;
 }
 
@@ -221,7 +222,7 @@ static bool is_wanted(const struct warm *w, const struct kvfs_item *item)
 static int warm_all(struct warm *w, struct ct_err *err)
 {
     pthread_t shower;
-    uint64_t available = kvfs_available_memory();
+    uint64_t available = kvfs_available_memory("");
     w->budget = available > reserve ? available - reserve : 0;
     kvfs_progress_start(w->bytes, w->quiet || !w->wait);
     int shows = pthread_create(&shower, NULL, show, w);

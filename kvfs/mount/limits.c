@@ -55,10 +55,11 @@ static bool has_word(const char *list, const char *word)
 }
 
 /* This process's cgroup for a controller of version 1, or of version 2 (controller NULL). */
-static bool own_group(const char *controller, char path[static PATH_MAX])
+static bool own_group(const char *root, const char *controller, char path[static PATH_MAX])
 {
     char line[PATH_MAX];
-    FILE *f = fopen("/proc/self/cgroup", "re");
+    (void)snprintf(line, sizeof(line), "%s/proc/self/cgroup", root);
+    FILE *f = fopen(line, "re");
     bool found = false;
     while (f && !found && fgets(line, sizeof(line), f)) {
         line[strcspn(line, "\n")] = '\0';
@@ -84,18 +85,18 @@ typedef void (*visit_fn)(const char *dir, bool v2, uint64_t *least);
 
 /* Visits this process's group and all above it. In a container the path of /proc/self/cgroup may
  * not exist: then the top, which is the container's own group there. */
-static uint64_t least_of(const char *controller, visit_fn visit)
+static uint64_t least_of(const char *root, const char *controller, visit_fn visit)
 {
     uint64_t least = UINT64_MAX;
     for (size_t i = 0; i < sizeof(bases) / sizeof(bases[0]); i++) {
         char group[PATH_MAX];
-        if (!own_group(bases[i].v2 ? NULL : controller, group)) {
+        if (!own_group(root, bases[i].v2 ? NULL : controller, group)) {
             continue;
         }
         for (;;) {
             char dir[2 * PATH_MAX];
             char *slash = strrchr(group, '/');
-            (void)snprintf(dir, sizeof(dir), "%s%s", bases[i].base,
+            (void)snprintf(dir, sizeof(dir), "%s%s%s", root, bases[i].base,
                            strcmp(group, "/") == 0 ? "" : group);
             visit(dir, bases[i].v2, &least);
             if (!slash || group[0] == '\0') {
@@ -176,9 +177,9 @@ static void visit_cpu(const char *dir, bool v2, uint64_t *least)
     }
 }
 
-uint64_t kvfs_auto_memory(void)
+uint64_t kvfs_auto_memory(const char *root)
 {
-    uint64_t limit = least_of("memory", visit_memory);
+    uint64_t limit = least_of(root, "memory", visit_memory);
     uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t share = (limit < all ? limit : all) / 8;
     return share < KVFS_MEMORY_LEAST  ? KVFS_MEMORY_LEAST
@@ -186,20 +187,22 @@ uint64_t kvfs_auto_memory(void)
                                       : share;
 }
 
-uint64_t kvfs_available_memory(void)
+uint64_t kvfs_available_memory(const char *root)
 {
-    uint64_t machine = read_field("/proc/meminfo", "MemAvailable");
-    uint64_t group = least_of("memory", visit_available);
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/proc/meminfo", root);
+    uint64_t machine = read_field(path, "MemAvailable");
+    uint64_t group = least_of(root, "memory", visit_available);
     return group < machine ? group : machine;
 }
 
-uint32_t kvfs_auto_threads(void)
+uint32_t kvfs_auto_threads(const char *root)
 {
     cpu_set_t set;
     uint64_t count = sched_getaffinity(0, sizeof(set), &set) == 0
                          ? (uint64_t)CPU_COUNT(&set)
                          : (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t quota = least_of("cpu", visit_cpu);
+    uint64_t quota = least_of(root, "cpu", visit_cpu);
     if (quota < count) {
         count = quota;
     }

@@ -561,9 +561,9 @@ int kvfs_options_complete(struct kvfs_mount_options *o, struct ct_err *err)
     o->config.uid = o->uid_set ? o->config.uid : getuid();
     o->config.gid = o->gid_set ? o->config.gid : getgid();
     o->config.allow_other = o->config.allow_other || geteuid() == 0;
-    o->config.memory = o->memory_set ? o->config.memory : kvfs_auto_memory();
-    o->config.resident = o->resident_set ? o->config.resident : kvfs_available_memory() / 2;
-    o->config.threads = o->threads_set ? o->config.threads : kvfs_auto_threads();
+    o->config.memory = o->memory_set ? o->config.memory : kvfs_auto_memory("");
+    o->config.resident = o->resident_set ? o->config.resident : kvfs_available_memory("") / 2;
+    o->config.threads = o->threads_set ? o->config.threads : kvfs_auto_threads("");
     if (!o->crypto_set && ct_crypto_environment(&o->config.crypto, err)) {
         return -1;
     }

@@ -110,7 +110,7 @@ int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_
                    struct ct_err *err)
 {
     uint32_t n = 0;
-    if (size > kvfs_available_memory() / 8 * 7) {
+    if (size > kvfs_available_memory("") / 8 * 7) {
         return ct_err_set(err, CT_NOMEM, "%llu MiB of memory are not to be had",
                           (unsigned long long)size >> 20);
     }

@@ -7,6 +7,7 @@ import time
 from conditions import Conditions
 from loaders import Loaders, has_warm
 from measure import CORES, GoCryptFS, Missing, Models, Tools, copy, kvfstest
+from revoking import Revoking
 
 MODES = ("pread", "mmap")
 
@@ -32,7 +33,8 @@ class Cases(dict):
             self.trying("loaders", self.loading)
         self.writing()
         self["many shards"] = self.many_shards
-        Conditions(self)
+        Conditions(self, args.disk)
+        Revoking(self)
 
     def close(self):
         if self.loaders:

@@ -1,11 +1,15 @@
-"""Conditions that are not those of a quiet machine with everything in memory: a source that is far
-away, little memory and one core, no privilege to set read-ahead, many readers, large files."""
+"""Conditions that are not those of a quiet machine with everything in memory: a cold disk, a source
+that is far away, little memory and one core, no privilege, many readers, large files."""
 import contextlib
 import os
+import shutil
+import tempfile
 import threading
 
 from measure import MIB, Missing, Models, cpu_of, kvfstest
 
+USER = 33  # one that /etc/passwd knows: fusermount3 asks
+IN_MEMORY = ("tmpfs", "ramfs")
 LATENCY_MS, MIB_PER_SECOND = 10, 1000
 SMALL = 256 * MIB
 STREAMS = 8
@@ -14,8 +18,10 @@ STREAMS = 8
 class Conditions:
     """Cases of their own; `mount` and `tools` are those of the others."""
 
-    def __init__(self, cases):
+    def __init__(self, cases, where):
         self.models, self.tools, self.mount = cases.models, cases.tools, cases.mount
+        self.where = where
+        cases.trying("cold disk", lambda: self.disk(cases))
         cases["far source, 16 copiers"] = self.copiers
         cases["far source"] = self.far
         for readers in 8, 32:
@@ -26,6 +32,7 @@ class Conditions:
             cases[name] = lambda c=command: self.small(bool(c))
         cases["read-ahead of 128 KiB"] = lambda: self.tools.through(
             self.models.mount("v2", "cache=page", "readahead=128"), "pread")
+        cases.trying("rootless", lambda: self.rootless(cases))
         cases["8 streams, 8 files"] = self.streams
         for mode in "blocks", "slices":
             cases[f"page {mode} 8"] = lambda m=mode: self.pattern(m)
@@ -37,6 +44,48 @@ class Conditions:
             result = self.tools.read(mode, path, 8, list(m.pids.values()))
             result["decrypted"] = m.status()["counters"]["bytes_decrypted"] / os.stat(path).st_size
         return result
+
+    # ---- a cold disk ----
+
+    def disk(self, cases):
+        kind = kvfstest.run("stat", "-f", "-c", "%T", self.where, check=True).stdout.strip()
+        if kind in IN_MEMORY:
+            raise Missing(f"{self.where} is a {kind}, no disk: see --disk")
+        cases["cold disk, ciphertext"] = lambda: self.cold(
+            lambda path: self.tools.read("pread", os.path.join(path, Models.NAME)))
+        for cache in cases.caches:
+            cases[f"cold disk, {cache}"] = lambda c=cache: self.cold(lambda path: self.tools.through(
+                kvfstest.Mount(path, keys=[self.models.reader], options=[f"cache={c}"]), "pread"))
+
+    def cold(self, measured):
+        """With the encrypted file on a disk, none of it in this machine's memory."""
+        with tempfile.TemporaryDirectory(dir=self.where, prefix="kvfs-bench.") as path:
+            os.chmod(path, 0o755)
+            shutil.copytree(self.models.path("v2"), path, dirs_exist_ok=True)
+            with open(os.path.join(path, Models.NAME), "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                left = int(kvfstest.run("fincore", "-nbo", "RES", file.name, check=True).stdout)
+            assert left < MIB, f"{left} bytes stay in memory"
+            return measured(path)
+
+    # ---- no privilege ----
+
+    def rootless(self, cases):
+        if os.geteuid():
+            raise Missing("who is not root measures nothing else")
+        kvfstest.open_device()
+        home = self.models.path("user")
+        os.mkdir(home)
+        shutil.copy(self.models.reader, home)
+        os.mkdir(os.path.join(home, "mnt"))
+        for path in home, os.path.join(home, "reader.jwks"), os.path.join(home, "mnt"):
+            os.chown(path, USER, USER)
+        mount = kvfstest.Mount(self.models.path("v2"), keys=[os.path.join(home, "reader.jwks")],
+                               path=os.path.join(home, "mnt"), prefix=kvfstest.as_user(USER))
+        for mode in "pread", "mmap":
+            cases[f"rootless {mode}"] = lambda m=mode: self.tools.through(
+                mount, m, prefix=kvfstest.as_user(USER))
 
     # ---- a source that is far away ----
 
@@ -68,8 +117,8 @@ class Conditions:
         enter = ["taskset", "-c", "0"]
         with contextlib.ExitStack() as stack:
             if limited:
-                group = stack.enter_context(memory_group(SMALL))
-                enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"] + enter
+                group = stack.enter_context(kvfstest.memory_group(SMALL))
+                enter = kvfstest.in_group(group) + enter
             mount = kvfstest.Mount(self.models.path("v2"), keys=[self.models.reader],
                                    options=["cache=page"], prefix=enter)
             before = os.sched_getaffinity(0)
@@ -79,7 +128,7 @@ class Conditions:
             finally:
                 os.sched_setaffinity(0, before)
             if limited:
-                result["killed"] = oom_kills(group)
+                result["killed"] = kvfstest.oom_kills(group)
         return result
 
     # ---- memory, many files ----
@@ -119,37 +168,3 @@ class Conditions:
 def resident_of(pid):
     """The highest it was, bytes."""
     return int(kvfstest.proc_status(pid)["VmHWM"].split()[0]) * 1024
-
-
-@contextlib.contextmanager
-def memory_group(limit):
-    """A cgroup of either version."""
-    bases = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
-    for base, file in bases:
-        group = f"{base}/kvfs-bench-{os.getpid()}-small"
-        if not os.path.exists(base + "/cgroup.procs"):
-            continue
-        os.mkdir(group)
-        if os.path.exists(os.path.join(group, file)):
-            break
-        os.rmdir(group)
-    else:
-        raise Missing("no cgroup to be had")
-    try:
-        with open(os.path.join(group, file), "w", encoding="ascii") as out:
-            out.write(str(limit))
-        yield group
-    finally:
-        kvfstest.wait_for(lambda: not kvfstest.read_all(group + "/cgroup.procs"), 10,
-                          "the cgroup's emptying")
-        os.rmdir(group)
-
-
-def oom_kills(group):
-    for name in "memory.oom_control", "memory.events":
-        path = os.path.join(group, name)
-        if os.path.exists(path):
-            with open(path, encoding="ascii") as file:
-                fields = dict(line.split() for line in file)
-            return int(fields.get("oom_kill", 0))
-    return 0

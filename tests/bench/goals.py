@@ -10,7 +10,7 @@ from measure import cpu_features
 class Goal:
     group: str
     text: str
-    unit: str  # "×", "s/GB", "s", "B"
+    unit: str  # "×", "s/GB", "ms/GiB", "s", "B"
     sense: str  # "≥", "≤"; "" if it is told only
     limit: typing.Optional[float]
     value: typing.Callable  # of a round's results, by name
@@ -133,14 +133,20 @@ def other_goals():
 
 def condition_goals():
     group = "Real conditions"
+    for cache in "page", "resident":
+        yield Goal(group, f"cold disk, {cache}: of reading the ciphertext, cold", "×", "", None,
+                   faster(f"cold disk, {cache}", "cold disk, ciphertext"))
     yield Goal(group, "source of 10 ms, 1 GB/s: of 16 copiers of the ciphertext", "×", "≥", 0.85,
                faster("far source", "far source, 16 copiers"))
     yield Goal(group, "a cgroup of 256 MiB, one core: of unlimited, one core", "×", "≥", 0.8,
                faster("one core, 256 MiB", "one core"))
     yield Goal(group, "processes that were killed for memory there", "", "≤", 0,
                field("one core, 256 MiB", "killed"))
-    yield Goal(group, "read-ahead of 128 KiB (rootless): of 1 MiB", "×", "", None,
+    yield Goal(group, "read-ahead of 128 KiB: of 1 MiB", "×", "", None,
                faster("read-ahead of 128 KiB", "page pread 1"))
+    for mode in "pread", "mmap":
+        yield Goal(group, f"rootless, {mode}: of mounted by root", "×", "", None,
+                   faster(f"rootless {mode}", f"page {mode} 1"))
     yield Goal(group, "worker's memory, 8 streams of 8 files: of memory=", "×", "≤", 1,
                field("8 streams, 8 files", "share"))
     for mode, what in ("blocks", "16 MiB blocks by pread"), ("slices", "slices of a mapping"):
@@ -158,9 +164,19 @@ def condition_goals():
                           * r["page pread, quarter size"]["bytes"]))
 
 
+def revocation_goals():
+    group = "Revocation of a file that is mapped and touched: time"
+    for cache in "resident", "page":
+        for how, limit in ("worker killed", 20), ("sealed", 80):
+            limit = limit if cache == "resident" else None
+            yield Goal(group, f"{cache}, {how}: until nothing is left", "ms/GiB",
+                       "≤" if limit else "", limit,
+                       lambda r, name=f"{cache} {how}": r[name]["per_gib"] * 1e3)
+
+
 def all_goals():
     return [*page_goals(), *resident_goals(), *first_touch_goals(), *loader_goals(),
-            *other_goals(), *condition_goals()]
+            *other_goals(), *condition_goals(), *revocation_goals()]
 
 
 @dataclasses.dataclass

@@ -249,19 +249,19 @@ class Tools:
         self.models = models
         self.programs = os.path.join(build, "tests")
 
-    def read(self, mode, path, threads=1, daemons=()):
+    def read(self, mode, path, threads=1, daemons=(), prefix=()):
         """One reading program; "cpu" is its own and the daemons'."""
         before = cpu_of(daemons)
-        result = output(os.path.join(self.programs, "reader"), mode, path, threads)
+        result = output(*prefix, os.path.join(self.programs, "reader"), mode, path, threads)
         if "cpu" in result:
             result["cpu"] += cpu_of(daemons) - before
         return result
 
-    def through(self, mount, mode, threads=1):
+    def through(self, mount, mode, threads=1, prefix=()):
         """A reading program through a mount that was just made: nothing is cached in it."""
         with mount:
             path = os.path.join(mount.path, Models.NAME)
-            return self.read(mode, path, threads, list(mount.pids.values()))
+            return self.read(mode, path, threads, list(mount.pids.values()), prefix)
 
     def own(self, mode, threads, model="v2"):
         return output(os.path.join(self.programs, "own"), mode, self.models.file(model),

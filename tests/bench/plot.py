@@ -3,7 +3,7 @@ from xml.sax.saxutils import escape
 
 from report import number
 
-LEFT, BAR, VALUE, ROW, TOP = 430, 420, 160, 22, 96
+LEFT, BAR, VALUE, ROW, TOP = 430, 420, 200, 22, 96
 FARTHEST = 3.0  # goals' worths that the width of the bars stands for
 MET, MISSED, INK, FAINT = "#2f7d5b", "#c2542d", "#22272e", "#8b949e"
 

@@ -11,6 +11,7 @@ import errno
 import functools
 import itertools
 import json
+import mmap
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ import threading
 import time
 import traceback
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FINDING = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 SECONDS = float(os.environ.get("KVFS_SECONDS", "5"))
@@ -249,6 +252,45 @@ def read_all(path):
         return file.read()
 
 
+def close_all(path):
+    """Closes all that this process has open there: Python's mmap keeps a descriptor of its own."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == path:
+                os.close(int(fd))
+
+
+def map_touched(fd, size, more=0):
+    """The address of a private mapping, of which every page was touched."""
+    address = LIBC.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ | more, mmap.MAP_PRIVATE, fd,
+                        ctypes.c_long(0))
+    assert address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+    for at in range(0, size, mmap.PAGESIZE):
+        ctypes.string_at(address + at, 1)
+    return address
+
+
+def lock(address, size):
+    if LIBC.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)):
+        raise OSError(ctypes.get_errno(), "mlock")
+
+
+def unmap(address, size):
+    LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+
+
+def take_bytes(address, count=64):
+    """Bytes of a mapping, or the errno's name: by way of a pipe, for which SIGBUS is EFAULT."""
+    out, into = os.pipe()
+    try:
+        if LIBC.write(into, ctypes.c_void_p(address), ctypes.c_size_t(count)) < 0:
+            return errno.errorcode[ctypes.get_errno()]
+        return os.read(out, count)
+    finally:
+        os.close(out)
+        os.close(into)
+
+
 def outcome(path):
     """The content, or the errno's name."""
     try:
@@ -293,6 +335,43 @@ def write_long(directory, mib):
         out.write(len(header).to_bytes(8, "little") + header + os.urandom(2 * size))
 
 
+@contextlib.contextmanager
+def memory_group(limit):
+    """A cgroup, of either version, of so many bytes; Skip where there is none to be had."""
+    bases = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+    for base, file in bases:
+        group = f"{base}/kvfs-test-{os.getpid()}"
+        if not os.path.exists(base + "/cgroup.procs"):
+            continue
+        os.mkdir(group)
+        if os.path.exists(os.path.join(group, file)):
+            break
+        os.rmdir(group)
+    else:
+        raise Skip("no cgroup with a limit of memory is to be had")
+    try:
+        with open(os.path.join(group, file), "w", encoding="ascii") as out:
+            out.write(str(limit))
+        yield group
+    finally:
+        wait_for(lambda: not read_all(group + "/cgroup.procs"), 10, "the cgroup's emptying")
+        os.rmdir(group)
+
+
+def in_group(group):
+    """A prefix that runs a command in a cgroup."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+
+
+def oom_kills(group):
+    for name in "memory.oom_control", "memory.events":
+        path = os.path.join(group, name)
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                return int(dict(line.split() for line in file).get("oom_kill", 0))
+    return 0
+
+
 class Model:
     """An encrypted model of some shards with two side files, and its keys. Several in one test need
     names; `options` are kvfs encrypt's. shards=0: write_long() instead."""
@@ -324,7 +403,7 @@ class Model:
 
 def die_with_parent():
     """For preexec_fn: no reader outlives its test."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    LIBC.prctl(1, signal.SIGKILL)
 
 
 class Mount:

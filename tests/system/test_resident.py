@@ -2,6 +2,7 @@
 """Resident mode: a file decrypted whole at its first open and served by the kernel. Right bytes in
 every way; one population for many openers; what falls back to the page cache and still reads; memory
 given back; and how it is taken away from readers when worker, supervisor or both die."""
+import concurrent.futures
 import contextlib
 import errno
 import mmap
@@ -11,15 +12,15 @@ import subprocess
 import sys
 import time
 
-from kvfstest import (Checks, Model, Mount, die_with_parent, mounts_at, read_all, run, sanitized,
-                      wait_for, workdir)
+from kvfstest import (Checks, Model, Mount, die_with_parent, in_group, memory_group, mounts_at,
+                      oom_kills, read_all, run, sanitized, wait_for, workdir)
 
 MIB = 1 << 20
 MAPPER = """
 import mmap, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
 m = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-os.close(fd)
+os.closerange(3, 256)  # the mapping's own copy of it too
 n = sum(m[i] for i in range(0, len(m), 4096))
 m[4096] = 1  # a private copy of this page
 print("mapped", flush=True)
@@ -128,34 +129,35 @@ def choices(checks, small, large):
         return  # a sanitizer's own memory does not fit
     with checks.check("a cgroup with less memory than the file: the page cache, nobody is killed"):
         in_a_small_cgroup(large)
+    with checks.check("a cgroup with room for one of two files that are opened at once: the other from "
+                      "the page cache, nobody is killed"):
+        room_for_one(large)
 
 
 def in_a_small_cgroup(model):
-    group = next((g for g in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
-                  if os.path.exists(g + "/cgroup.procs")), None)
-    assert group, "no cgroup file system"
-    v1 = os.path.exists(group + "/memory.limit_in_bytes")
-    group += f"/kvfs-test-{os.getpid()}"
-    os.mkdir(group)
-    try:
-        with open(group + ("/memory.limit_in_bytes" if v1 else "/memory.max"), "w",
-                  encoding="ascii") as limit:
-            limit.write(str(256 * MIB))
-        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-        with model.mount("cache=resident", prefix=enter) as m:
-            with open(model.shown(m), "rb") as file:
-                file.read(1)
-                assert mode_of(m, model.shards[0]) == "page"
-            assert m.status()["memory"]["bound"] == 64 * MIB, m.status()["memory"]
-            assert read_all(model.shown(m)) == model.plain_bytes()
-    finally:
-        wait_for(lambda: not read_text(group + "/cgroup.procs"), 10, "the cgroup's emptying")
-        os.rmdir(group)
+    with memory_group(256 * MIB) as group, \
+            model.mount("cache=resident", prefix=in_group(group)) as m:
+        with open(model.shown(m), "rb") as file:
+            file.read(1)
+            assert mode_of(m, model.shards[0]) == "page"
+        assert m.status()["memory"]["bound"] == 64 * MIB, m.status()["memory"]
+        assert read_all(model.shown(m)) == model.plain_bytes()
+        assert oom_kills(group) == 0
 
 
-def read_text(path):
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()
+def room_for_one(model):
+    """resident= promises room that is not there: that shows half-way."""
+    size = len(model.plain_bytes())
+    with memory_group(size * 3 // 2) as group, \
+            model.mount("cache=resident", "resident=4G", prefix=in_group(group)) as m:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            files = list(pool.map(lambda i: open(model.shown(m, i), "rb"), range(2)))
+        modes = sorted(mode_of(m, name) for name in model.shards)
+        for i, file in enumerate(files):
+            assert file.read() == model.plain_bytes(i)
+            file.close()
+        assert modes == ["page", "resident"], modes
+        assert oom_kills(group) == 0
 
 
 def fallback(checks, model):

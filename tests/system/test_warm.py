@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """kvfs warm: what it leaves decrypted, in both modes; what it says; memory that runs short; a mount
 that is taken away meanwhile."""
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 
-from kvfstest import (KVFS, Checks, Model, Mount, die_with_parent, kvfs, processes, read_all, run,
-                      sanitized, wait_for, workdir)
+from kvfstest import (KVFS, Checks, Model, Mount, die_with_parent, in_group, kvfs, memory_group,
+                      oom_kills, processes, read_all, run, sanitized, wait_for, workdir)
 
 MIB = 1 << 20
 
@@ -96,28 +95,16 @@ def damage(checks, model):
 
 def memory(checks, model):
     """Pages are charged to who reads: warm stops before its cgroup is full."""
-    group = next((g for g in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
-                  if os.path.exists(g + "/cgroup.procs")), None)
-    if not group or sanitized():
-        checks.skip("memory that runs short", "no cgroup file system, or a sanitizer")
+    if sanitized():
+        checks.skip("memory that runs short", "a sanitizer needs more")
         return
-    limit = "/memory.limit_in_bytes" if os.path.exists(group + "/memory.limit_in_bytes") \
-        else "/memory.max"
-    group += f"/kvfs-warm-{os.getpid()}"
-    os.mkdir(group)
-    try:
-        with open(group + limit, "w", encoding="ascii") as file:
-            file.write(str(400 * MIB))
-        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-        with model.mount("cache=page") as m:
-            with checks.check("memory runs short: it stops before, and says so"):
-                result = run(*enter, KVFS, "warm", "--json", m.path, timeout=120)
-                said = json.loads(result.stdout)
-                assert result.returncode == 0 and not said["complete"], said
-                assert "memory runs short" in result.stderr, result.stderr
-    finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(group)
+    with checks.check("memory runs short: it stops before, and says so"):
+        with memory_group(400 * MIB) as group, model.mount("cache=page") as m:
+            result = run(*in_group(group), KVFS, "warm", "--json", m.path, timeout=120)
+            said = json.loads(result.stdout)
+            assert result.returncode == 0 and not said["complete"], said
+            assert "memory runs short" in result.stderr, result.stderr
+            assert oom_kills(group) == 0
 
 
 def unmounting(checks, model):
