@@ -443,6 +443,7 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
     return read_all(&r, err);
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): likewise */
 int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                     struct ct_err *err)
 {
