@@ -162,7 +162,8 @@ Test(message, a_sum_tells_whether_the_tag_is_right)
             struct ct_err err = CT_ERR_INIT;
             text_new(&t, algs[k % 3], lengths[k / 3]);
             struct ct_aead *a = keyed(algs[k % 3], key);
-            for (size_t part = 16; part < 4 * t.n && part < 2UL * CT_PIECE; part *= 32) {
+            for (size_t part = t.n < 2000 ? 16 : 4096; part < 4 * t.n && part < 2UL * CT_PIECE;
+                 part *= 32) {
                 cr_expect_eq(sum_in_parts(a, &t, part, &err), 0, "%d of %d: %s", (int)part,
                              (int)t.n, err.msg);
                 t.sealed[t.n - 1] ^= 1;
