@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "format/aead/stream.h"
+#include "format/aead/sum.h"
 
 enum state { UNKNOWN, GOOD, BAD };
 
@@ -52,23 +53,38 @@ void ct_message_free(struct ct_message *m)
 /* What one thread authenticates with. */
 struct helper {
     struct ct_aead *aead;
-    uint8_t *buf; /* a piece of ciphertext */
+    uint8_t *buf; /* CT_SUM_PART bytes, for ciphertext */
     ct_message_read_fn read;
     ct_message_place_fn place;
     void *ctx;
 };
+
+static int sum_piece(const struct helper *h, uint64_t at, size_t n, struct ct_sum *sum,
+                     struct ct_err *err)
+{
+    uint8_t *place = h->place ? h->place(h->ctx, at) : NULL;
+    for (size_t done = 0; done < n; done += CT_SUM_PART) {
+        uint8_t *buf = place ? place + done : h->buf;
+        size_t part = n - done < CT_SUM_PART ? n - done : CT_SUM_PART;
+        if (h->read(h->ctx, at + done, buf, part, err) || ct_sum_add(sum, buf, part, err)) {
+            return -1;
+        }
+    }
+    return 0;
+}
 
 static int share_piece(struct ct_message *m, const struct helper *h, uint64_t index,
                        struct ct_err *err)
 {
     uint64_t at = index * CT_PIECE;
     size_t n = m->len - at < CT_PIECE ? (size_t)(m->len - at) : CT_PIECE;
-    uint8_t *place = h->place ? h->place(h->ctx, at) : NULL;
-    uint8_t *buf = place ? place : h->buf;
-    return h->read(h->ctx, at, buf, n, err) ||
-                   ct_piece_share(h->aead, m->iv, buf, n, &m->pieces[index], err)
-               ? -1
-               : 0;
+    struct ct_sum sum;
+    int r = ct_sum_start(&sum, h->aead, m->iv, err) || sum_piece(h, at, n, &sum, err) ||
+                    ct_sum_share(&sum, &m->pieces[index], err)
+                ? -1
+                : 0;
+    ct_sum_end(&sum);
+    return r;
 }
 
 /* With the lock held: all pieces have given their share. */
@@ -130,7 +146,7 @@ bool ct_message_is_settled(struct ct_message *m)
 static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                         ct_message_place_fn place, void *ctx, struct ct_err *err)
 {
-    uint8_t *buf = malloc(CT_PIECE); /* for ciphertext only */
+    uint8_t *buf = malloc(CT_SUM_PART); /* for ciphertext only */
     if (!buf) {
         return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "format/aead/sum.h"
 #include "format/model_parts.h"
 
 struct ct_model *ct_model_ref(struct ct_model *m)
@@ -136,6 +137,8 @@ struct reading {
     struct ct_aead *aead;
     const struct tensor *keyed; /* whose DEK `aead` holds */
     bool bare;                  /* some of its bytes have neither tag nor digest */
+    bool verify;                /* its tags are checked, nothing is decrypted */
+    bool by_parts;              /* and one message is all of it: read as it is summed up */
     struct ct_damages *damages;
     const struct tensor *damaged; /* the last damage's tensor, and its first unit */
     struct unit first;
@@ -209,7 +212,7 @@ static int add_damage(struct reading *r, const struct tensor *t, const struct un
 struct message_source {
     struct ct_model *m;
     struct ct_load *load; /* or NULL */
-    uint64_t begin;       /* of the message in the body */
+    uint64_t begin, len;  /* of the message in the body */
     uint64_t first_piece;
 };
 
@@ -226,7 +229,8 @@ static int read_message(void *ctx, uint64_t offset, uint8_t *buf, size_t n, stru
                        err)) {
         return -1;
     }
-    if (s->load) {
+    uint64_t end = offset + n;
+    if (s->load && (end % CT_PIECE == 0 || end == s->len)) {
         atomic_store(&s->load->placed[s->first_piece + offset / CT_PIECE], 1);
     }
     return 0;
@@ -265,7 +269,7 @@ static int authenticate(struct reading *r, const struct tensor *t, const struct 
                         struct ct_message **out, struct ct_err *err)
 {
     struct message_source source = {r->m, r->load, ct_message_begin(r->m, t, u),
-                                    first_piece(r->m, t, u)};
+                                    ct_message_len(r->m, t, u), first_piece(r->m, t, u)};
     *out = long_message(r->m, t, u, err);
     return *out && use_key(r, t, err) == 0
                ? ct_message_authenticate_at(*out, r->aead, read_message,
@@ -310,6 +314,33 @@ static int prepare_unit(struct reading *r, const struct tensor *t, const struct 
     return pass_on(&why, err);
 }
 
+static int sum_up(struct reading *r, const struct unit *u, const uint8_t *buf, struct ct_sum *sum,
+                  struct ct_err *err)
+{
+    const struct ct_model *m = r->m;
+    for (uint32_t done = 0; done < u->len; done += CT_SUM_PART) {
+        uint32_t n = u->len - done < CT_SUM_PART ? u->len - done : CT_SUM_PART;
+        if (r->by_parts &&
+            ct_source_read(m->source, r->buf, n, m->body_at + u->begin + done, &m->version, err)) {
+            return -1;
+        }
+        if (ct_sum_add(sum, r->by_parts ? r->buf : buf + done, n, err)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int verify_message(struct reading *r, const struct unit *u, const uint8_t *iv,
+                          const uint8_t *tag, const uint8_t *buf, struct ct_err *err)
+{
+    struct ct_sum sum;
+    int failed = ct_sum_start(&sum, r->aead, iv, err) || sum_up(r, u, buf, &sum, err) ||
+                 ct_sum_check(&sum, tag, err);
+    ct_sum_end(&sum);
+    return failed ? -1 : 0;
+}
+
 static int open_unit(struct reading *r, const struct tensor *t, const struct unit *u, uint8_t *buf,
                      struct ct_err *err)
 {
@@ -322,16 +353,18 @@ static int open_unit(struct reading *r, const struct tensor *t, const struct uni
     if (u->is_long) {
         struct ct_message *m = NULL;
         return authenticate(r, t, u, &m, err) ||
-                       ct_message_open(m, r->aead, u->piece, buf, u->len, err)
+                       (!r->verify && ct_message_open(m, r->aead, u->piece, buf, u->len, err))
                    ? -1
                    : 0;
     }
     uint8_t iv[CT_IV_LEN];
+    const uint8_t *tag = t->tags + u->message * CT_TAG_LEN;
     unit_iv(t, u, iv);
-    return use_key(r, t, err) || ct_aead_open(r->aead, iv, buf, u->len,
-                                              t->tags + u->message * CT_TAG_LEN, buf, err)
-               ? -1
-               : 0;
+    if (use_key(r, t, err)) {
+        return -1;
+    }
+    return r->verify ? verify_message(r, u, iv, tag, buf, err)
+                     : ct_aead_open(r->aead, iv, buf, u->len, tag, buf, err);
 }
 
 static int finish_unit(struct reading *r, const struct tensor *t, const struct unit *u,
@@ -372,6 +405,9 @@ static int read_unit(struct reading *r, const struct tensor *t, const struct uni
 static int read_extent(struct reading *r, struct ct_err *err)
 {
     const struct ct_model *m = r->m;
+    if (r->by_parts) {
+        return 0;
+    }
     return r->load && m->long_count
                ? for_units(r, read_unit, err)
                : ct_source_read(m->source, r->buf, r->extent->len, m->body_at + r->extent->begin,
@@ -404,6 +440,25 @@ int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_d
                   struct ct_err *err)
 {
     struct reading r = {.m = m, .extent = &m->extents[extent], .buf = buf, .damages = damages};
+    return read_all(&r, err);
+}
+
+/* NOLINTNEXTLINE(readability-non-const-parameter): likewise */
+int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
+                    struct ct_err *err)
+{
+    struct unit first;
+    const struct extent *x = &m->extents[extent];
+    const struct tensor *t = &m->tensors[x->tensor];
+    ct_unit_at(m, t, x->begin, &first);
+    struct reading r = {
+        .m = m,
+        .extent = x,
+        .buf = buf,
+        .damages = damages,
+        .verify = true,
+        .by_parts = t->encrypted && first.len == x->len,
+    };
     return read_all(&r, err);
 }
 

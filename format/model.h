@@ -83,6 +83,11 @@ void ct_damages_free(struct ct_damages *d);
 int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                   struct ct_err *err);
 
+/* The same without decrypting, which costs less: whether what ct_model_read() gives is authentic.
+ * `buf` has room for the extent; what it holds afterwards means nothing. */
+int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
+                    struct ct_err *err);
+
 /*
  * Reading all extents into one buffer of the body's length, each once, by as many threads as there
  * are. Long messages are read from the source once: their ciphertext stays in the buffer while the

@@ -31,7 +31,7 @@ struct verify {
 };
 
 static const struct argp_option options[] = {
-    {"threads", 'j', "N", 0, "Threads to decrypt with (default: one a CPU)", 0},
+    {"threads", 'j', "N", 0, "Threads to read with (default: one a CPU)", 0},
     {"quiet", 'q', NULL, 0, "Print only what is wrong, and warnings", 0},
     {0},
 };

@@ -42,9 +42,10 @@ struct ct_backend {
     int (*update)(struct ct_impl *i, const uint8_t *in, size_t n, uint8_t *out);
     int (*finish)(struct ct_impl *i, uint8_t tag[static 16]);
 
-    /* AES-GCM: the tag over n bytes of associated data and no plaintext. */
-    int (*gmac)(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
-                uint8_t tag[static 16]);
+    /* AES-GCM: the tag over associated data, in any number of parts, and no plaintext. */
+    int (*gmac_start)(struct ct_impl *i, const uint8_t *iv, size_t iv_len);
+    int (*gmac_add)(struct ct_impl *i, const uint8_t *in, size_t n);
+    int (*gmac_finish)(struct ct_impl *i, uint8_t tag[static 16]);
 
     /* ChaCha20-Poly1305: its key stream from `block` on, added to n bytes. */
     int (*chacha20)(struct ct_impl *i, const uint8_t iv[static 12], uint32_t block,
@@ -57,6 +58,13 @@ struct ct_backend {
 
 extern const struct ct_backend ct_backend_openssl; /* provides everything */
 extern const struct ct_backend ct_backend_ipsec;   /* only where KVFS_HAVE_IPSEC is 1 */
+
+static inline int ct_gmac(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
+                          size_t n, uint8_t tag[static 16])
+{
+    const struct ct_backend *b = i->backend;
+    return b->gmac_start(i, iv, iv_len) || b->gmac_add(i, in, n) || b->gmac_finish(i, tag) ? -1 : 0;
+}
 
 /* openssl.c: as poly1305() of its own contexts, with the one-time key given. */
 int ct_openssl_poly1305(struct ct_impl *i, const uint8_t key[static 32], const uint8_t *in,

@@ -199,15 +199,28 @@ static int ipsec_finish(struct ct_impl *i, uint8_t tag[static 16])
     return 0;
 }
 
-static int ipsec_gmac(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
-                      size_t n, uint8_t tag[static 16])
+static int ipsec_gmac_start(struct ct_impl *i, const uint8_t *iv, size_t iv_len)
 {
     struct ipsec *p = (struct ipsec *)i;
     struct keyed *k = p->keyed;
     p->gcm->gmac_init(&k->gcm.key, &k->gcm.ctx, iv, iv_len);
+    return 0;
+}
+
+static int ipsec_gmac_add(struct ct_impl *i, const uint8_t *in, size_t n)
+{
+    struct ipsec *p = (struct ipsec *)i;
+    struct keyed *k = p->keyed;
     if (n) {
         p->gcm->gmac_update(&k->gcm.key, &k->gcm.ctx, in, n);
     }
+    return 0;
+}
+
+static int ipsec_gmac_finish(struct ct_impl *i, uint8_t tag[static 16])
+{
+    struct ipsec *p = (struct ipsec *)i;
+    struct keyed *k = p->keyed;
     p->gcm->gmac_finish(&k->gcm.key, &k->gcm.ctx, tag, 16);
     return 0;
 }
@@ -235,6 +248,8 @@ const struct ct_backend ct_backend_ipsec = {
     .start = ipsec_start,
     .update = ipsec_update,
     .finish = ipsec_finish,
-    .gmac = ipsec_gmac,
+    .gmac_start = ipsec_gmac_start,
+    .gmac_add = ipsec_gmac_add,
+    .gmac_finish = ipsec_gmac_finish,
     .poly1305 = ipsec_poly1305,
 };

@@ -79,6 +79,17 @@ static bool encrypts(struct ct_impl *i, const struct known *k, const uint8_t *iv
             is_known(text, k));
 }
 
+/* In two parts too. */
+static bool macs(struct ct_impl *i, const struct known *k, const uint8_t *iv, const uint8_t *text)
+{
+    enum { FIRST = 4099 };
+    uint8_t tag[16];
+    return i->backend->gmac_start(i, iv, k->iv_len) == 0 &&
+           i->backend->gmac_add(i, text, FIRST) == 0 &&
+           i->backend->gmac_add(i, text + FIRST, TEXT - FIRST) == 0 &&
+           i->backend->gmac_finish(i, tag) == 0 && is_hex(tag, 16, k->gmac);
+}
+
 static bool chacha20(struct ct_impl *i, const struct known *k, const uint8_t *iv, uint8_t *text)
 {
     enum { BLOCKS = 77, FIRST = BLOCKS * 64 };
@@ -100,7 +111,7 @@ static bool answers(struct ct_impl *i, enum ct_op op, const struct known *k, uin
     case CT_OP_ENCRYPT:
         return encrypts(i, k, iv, text);
     case CT_OP_GMAC:
-        return i->backend->gmac(i, iv, k->iv_len, text, TEXT, out) == 0 && is_hex(out, 16, k->gmac);
+        return macs(i, k, iv, text);
     case CT_OP_CHACHA20:
         return chacha20(i, k, iv, text);
     case CT_OP_POLY1305:

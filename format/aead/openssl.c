@@ -148,11 +148,14 @@ static int ossl_finish(struct ct_impl *i, uint8_t tag[static 16])
     return good ? 0 : -1;
 }
 
-static int ossl_gmac(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
-                     size_t n, uint8_t tag[static 16])
+static int ossl_gmac_start(struct ct_impl *i, const uint8_t *iv, size_t iv_len)
 {
-    struct ossl *o = (struct ossl *)i;
-    return set_iv(o, iv, iv_len, 1) || update(o->ctx, NULL, in, n) || ossl_finish(i, tag) ? -1 : 0;
+    return set_iv((struct ossl *)i, iv, iv_len, 1);
+}
+
+static int ossl_gmac_add(struct ct_impl *i, const uint8_t *in, size_t n)
+{
+    return update(((struct ossl *)i)->ctx, NULL, in, n);
 }
 
 static int ossl_chacha20(struct ct_impl *i, const uint8_t iv[static 12], uint32_t block,
@@ -254,7 +257,9 @@ const struct ct_backend ct_backend_openssl = {
     .start = ossl_start,
     .update = ossl_update,
     .finish = ossl_finish,
-    .gmac = ossl_gmac,
+    .gmac_start = ossl_gmac_start,
+    .gmac_add = ossl_gmac_add,
+    .gmac_finish = ossl_finish,
     .chacha20 = ossl_chacha20,
     .poly1305 = ossl_poly1305,
 };

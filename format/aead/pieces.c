@@ -5,6 +5,7 @@
 #include "format/aead/gf128.h"
 #include "format/aead/pieces.h"
 #include "format/aead/poly1305.h"
+#include "format/aead/sum.h"
 #include "format/base/bytes.h"
 #include "format/base/secret.h"
 
@@ -28,42 +29,6 @@ static size_t piece_len(uint64_t n, uint64_t index)
  * plus lengths * H.
  */
 
-/* The block of lengths: n bytes of associated data or of ciphertext. */
-static void put_lengths(uint8_t block[static 16], uint64_t aad, uint64_t text)
-{
-    ct_put_be32(block, (uint32_t)(aad >> 29));
-    ct_put_be32(block + 4, (uint32_t)(aad << 3));
-    ct_put_be32(block + 8, (uint32_t)(text >> 29));
-    ct_put_be32(block + 12, (uint32_t)(text << 3));
-}
-
-static int gmac(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
-                uint8_t tag[static 16])
-{
-    struct ct_impl *i = a->by[CT_OP_GMAC];
-    return i->backend->gmac(i, iv, iv_len, in, n, tag);
-}
-
-/* GMAC over nothing is E(J0): the mask of all tags under that IV. */
-static int mask_of(struct ct_aead *a, const uint8_t *iv, size_t iv_len, uint8_t out[static 16])
-{
-    return gmac(a, iv, iv_len, NULL, 0, out);
-}
-
-static const uint8_t zero_iv[12]; /* of GMACs that never leave this process */
-
-static int gcm_share(struct ct_aead *a, const uint8_t *in, size_t n, struct ct_piece *out)
-{
-    uint8_t mask[16];
-    if (mask_of(a, zero_iv, sizeof(zero_iv), mask) ||
-        gmac(a, zero_iv, sizeof(zero_iv), in, n, out->bytes)) {
-        return -1;
-    }
-    ct_xor16(out->bytes, mask);
-    ct_wipe(mask, sizeof(mask));
-    return 0;
-}
-
 /* What ct_pieces_check() computes with; all of it secret. */
 struct gcm {
     uint8_t h[16], h_inverse[16];
@@ -71,18 +36,11 @@ struct gcm {
     uint8_t mask[16], sum[16], power[16], block[16], own[16];
 };
 
-/* GHASH over one block of zeros is (lengths) * H, and those lengths are known. */
 static int find_h(struct ct_aead *a, struct gcm *g)
 {
-    static const uint8_t one_block[16];
-    if (mask_of(a, zero_iv, sizeof(zero_iv), g->mask) ||
-        gmac(a, zero_iv, sizeof(zero_iv), one_block, sizeof(one_block), g->h)) {
+    if (ct_gcm_h(a, g->h)) {
         return -1;
     }
-    ct_xor16(g->h, g->mask);
-    put_lengths(g->block, sizeof(one_block), 0);
-    ct_gf128_inverse(g->block, g->block);
-    ct_gf128_mul(g->h, g->h, g->block);
     ct_gf128_inverse(g->h_inverse, g->h);
     ct_gf128_pow(g->h_piece, g->h, BLOCKS);
     return 0;
@@ -94,13 +52,13 @@ static int gcm_tag(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12]
 {
     uint64_t count = ct_piece_count(n);
     memset(g->sum, 0, sizeof(g->sum));
-    put_lengths(g->own, CT_PIECE, 0);
+    ct_gcm_lengths(g->own, CT_PIECE, 0);
     ct_gf128_mul(g->own, g->own, g->h);
     memcpy(g->power, g->h_piece, sizeof(g->power));
     for (uint64_t i = 0; i < count; i++) {
         size_t len = piece_len(n, i);
         if (len != CT_PIECE) {
-            put_lengths(g->own, len, 0);
+            ct_gcm_lengths(g->own, len, 0);
             ct_gf128_mul(g->own, g->own, g->h);
             ct_gf128_pow(g->power, g->h, (len + 15) / 16);
         }
@@ -108,10 +66,10 @@ static int gcm_tag(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12]
         ct_xor16(g->sum, pieces[i].bytes);
         ct_xor16(g->sum, g->own);
     }
-    put_lengths(g->block, 0, n);
+    ct_gcm_lengths(g->block, 0, n);
     ct_gf128_mul(g->block, g->block, g->h);
     ct_xor16(g->sum, g->block);
-    if (mask_of(a, iv, 12, g->mask)) {
+    if (ct_gcm_mask(a, iv, 12, g->mask)) {
         return -1;
     }
     ct_xor16(g->sum, g->mask);
@@ -133,14 +91,14 @@ static int gcm_settle(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 
     memcpy(x, iv, 12);
     /* Below 2^32, because longer messages were refused. */
     ct_put_be32(x + 12, (uint32_t)(1 + index * BLOCKS));
-    put_lengths(g->block, 0, 16);
+    ct_gcm_lengths(g->block, 0, 16);
     ct_gf128_mul(x, x, g->h_inverse);
     ct_xor16(x, g->block);
     ct_gf128_mul(x, x, g->h_inverse);
 
-    put_lengths(g->block, n, n);
+    ct_gcm_lengths(g->block, n, n);
     ct_gf128_mul(g->block, g->block, g->h);
-    if (mask_of(a, x, 16, g->mask)) {
+    if (ct_gcm_mask(a, x, 16, g->mask)) {
         return -1;
     }
     ct_xor16(tag, g->block);
@@ -187,9 +145,9 @@ static int poly_share(struct ct_aead *a, const uint8_t iv[static 12], const uint
 static int poly_tag(struct ct_aead *a, const uint8_t iv[static 12], const struct ct_piece *pieces,
                     uint64_t n, uint8_t tag[static 16])
 {
-    uint8_t key[32] = {0}; /* block 0 of the key stream */
+    uint8_t key[32];
     uint8_t lengths[16] = {0};
-    if (chacha20(a, iv, 0, key, sizeof(key), key)) {
+    if (ct_poly_key(a, iv, key)) {
         return -1;
     }
     struct ct_gf1305 r = ct_poly1305_r(key);
@@ -254,8 +212,12 @@ static int outcome(int r, struct ct_err *err)
 int ct_piece_share(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                    struct ct_piece *out, struct ct_err *err)
 {
-    bool chacha = a->alg == CT_ALG_CHACHA20POLY1305;
-    return outcome(chacha ? poly_share(a, iv, in, n, out->bytes) : gcm_share(a, in, n, out), err);
+    struct ct_sum s;
+    int r = ct_sum_start(&s, a, iv, err) || ct_sum_add(&s, in, n, err) || ct_sum_share(&s, out, err)
+                ? -1
+                : 0;
+    ct_sum_end(&s);
+    return r;
 }
 
 int ct_pieces_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_piece *pieces,

@@ -63,7 +63,7 @@ class Cases(dict):
         tools, plain = self.tools, self.models.file("plain")
         for threads in 1, 2:
             self[f"own {threads}"] = lambda n=threads: tools.own("extents", n)
-            self[f"OpenSSL {threads}"] = lambda n=threads: tools.own("evp", n)
+            self[f"own by OpenSSL {threads}"] = lambda n=threads: tools.own("extents", n, "openssl")
             for mode in MODES:
                 self[f"plain {mode} {threads}"] = lambda m=mode, n=threads: tools.read(m, plain, n)
                 for cache in self.caches:
@@ -112,6 +112,8 @@ class Cases(dict):
         self["verify"] = self.verify
         self["cipher encrypts"] = lambda: self.tools.own("encrypt", CORES)
         self["cipher decrypts"] = lambda: self.tools.own("open", CORES)
+        self["OpenSSL's cipher decrypts"] = lambda: self.tools.own("evp", CORES)
+        self["read"] = lambda: self.tools.own("read", CORES)
         self["copy"] = lambda: copy(self.models.file("plain"), self.models.path("copy"))
 
     def encrypt(self):

@@ -34,14 +34,18 @@ def output(*command):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def place(directory):
+def place(directory, pages):
     """Where all data goes. As root it is a tmpfs that only this process's mount namespace has, over
-    /dev/shm (which may be small, in a container): nothing of it outlives the bench."""
-    if os.geteuid() == 0 and directory == "/dev/shm":
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=85%,mode=1777", "none", directory],
-                       check=True)
+    /dev/shm (which may be small, in a container): nothing of it outlives the bench. What the report
+    says of it; `pages` are "huge" or "small"."""
+    own = os.geteuid() == 0 and directory == "/dev/shm"
+    if own:
+        huge = ",huge=always" if pages == "huge" else ""
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=85%,mode=1777{huge}", "none",
+                        directory], check=True)
     tempfile.tempdir = directory
-    return kvfstest.workdir()
+    kvfstest.workdir()
+    return f" (tmpfs, {pages} pages)" if own else ""
 
 
 # ---- models ----
@@ -261,11 +265,12 @@ class Tools:
         """A reading program through a mount that was just made: nothing is cached in it."""
         with mount:
             path = os.path.join(mount.path, Models.NAME)
+            have_memory_ready(3 * os.stat(path).st_size // 2)
             return self.read(mode, path, threads, list(mount.pids.values()), prefix)
 
-    def own(self, mode, threads, model="v2"):
-        return output(os.path.join(self.programs, "own"), mode, self.models.file(model),
-                      self.models.reader, threads)
+    def own(self, mode, threads, crypto="auto"):
+        return output("env", f"KVFS_CRYPTO={crypto}", os.path.join(self.programs, "own"), mode,
+                      self.models.file("v2"), self.models.reader, threads)
 
     def ciphers(self):
         """AES-256-GCM on one core: {backend: GB/s}, and which one decrypts."""

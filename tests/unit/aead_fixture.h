@@ -45,8 +45,7 @@ static inline struct ct_aead *keyed(enum ct_alg alg, const uint8_t *key)
 static inline int gmac(struct ct_aead *a, const uint8_t *iv, size_t iv_len, const uint8_t *in,
                        size_t n, uint8_t tag[static 16])
 {
-    struct ct_impl *i = a->by[CT_OP_GMAC];
-    return i->backend->gmac(i, iv, iv_len, in, n, tag);
+    return ct_gmac(a->by[CT_OP_GMAC], iv, iv_len, in, n, tag);
 }
 
 static inline int chacha20(struct ct_aead *a, const uint8_t iv[static 12], uint32_t block,
