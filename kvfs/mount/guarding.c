@@ -211,10 +211,28 @@ static void seal(struct kvfs_guarding *g, const char *why)
     (void)eventfd_write(g->sealed_fd, 1);
 }
 
+/* The names of all checks that failed, and what the first one says. */
+static void name_findings(const struct guard_report *report, char *out, size_t cap)
+{
+    bool named[GUARD_IDS] = {false};
+    size_t len = 0;
+    for (size_t i = 0; i < report->count && len < cap; i++) {
+        enum guard_id id = report->findings[i].id;
+        if (!named[id]) {
+            len += (size_t)snprintf(out + len, cap - len, "%s%s", i ? ", " : "",
+                                    guard_checks[id].name);
+        }
+        named[id] = true;
+    }
+    if (len < cap) {
+        (void)snprintf(out + len, cap - len, ": %s", report->findings[0].text);
+    }
+}
+
 /* What a run found; `rc` is the run's own. A run that fails is no report that all is well. */
 static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
 {
-    char why[GUARD_TEXT_MAX + 64];
+    char why[sizeof(g->why)];
     for (size_t i = 0; rc == 0 && i < g->report.count; i++) {
         const struct guard_finding *f = &g->report.findings[i];
         ct_log(CT_LOG_ERROR, "guard: %s: %s", guard_checks[f->id].name, f->text);
@@ -222,8 +240,7 @@ static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
     if (rc) {
         seal(g, err->msg);
     } else if (g->report.count) {
-        const struct guard_finding *f = &g->report.findings[0];
-        (void)snprintf(why, sizeof(why), "%s: %s", guard_checks[f->id].name, f->text);
+        name_findings(&g->report, why, sizeof(why));
         seal(g, why);
     } else {
         g->out.number = 0;

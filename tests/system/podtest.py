@@ -131,7 +131,7 @@ class Container:
             if stream:
                 with contextlib.suppress(OSError):
                     stream.close()
-        found = FINDING.search(self.said())
+        found = FINDING.search(self.said().replace("OCI runtime error", ""))
         assert not found, f"a sanitizer's report: {self.said()}"
 
     def said(self):
@@ -168,9 +168,8 @@ class PodmanContainer(Container):
 
     def __init__(self, name, rootfs_path, settings, *command, **more):
         self.flags = [f"-v={settings[k]}:{to}" for k, to in VOLUMES.items() if k in settings]
-        self.flags += [f"--{k.lower()}=ns:{settings[k]}" for k in ("PID", "NETWORK")
-                       if k in settings]
-        self.flags += [] if "NETWORK" in settings else ["--network=none"]
+        self.flags += [f"--pid=ns:{settings['PID']}"] if "PID" in settings else []
+        self.flags += ["--network=host" if "NETWORK" in settings else "--network=none"]
         self.words = ["--rootfs", rootfs_path, *command]
         super().__init__(name, **more)
 
