@@ -544,6 +544,9 @@ static int supervise(struct kvfs_job *job, int status_fd)
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (start(s, &err)) {
         kvfs_tell("mount", "", err.msg);
+        if (s->worker.pidfd < 0) {
+            kvfs_audit_file_failed(job->audit, s->config->mountpoint, &err);
+        }
         report(s, KVFS_FAILED);
         return KVFS_FAILED;
     }

@@ -53,6 +53,7 @@ class Published:
         shutil.copy(os.path.join(world.server.dir, "tls.crt"), self.keys)
         for file, text in {**dict(profiles), "bob.key": world.bob}.items():
             with open(os.path.join(self.keys, file), "w", encoding="ascii") as out:
+                os.fchmod(out.fileno(), 0o600)
                 out.write(text)
         run("chown", "-R", "1000:1000", self.encrypted, self.keys, check=True)
 

@@ -28,7 +28,8 @@ PODMAN_FLAGS = ("--read-only --read-only-tmpfs=false --cap-drop=ALL --user=1000:
                 "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777").split()
 VOLUMES = {"SOURCE": "/encrypted:ro,nosuid,nodev,noexec", "KEYS": "/keys:ro,nosuid,nodev,noexec",
            "RUN": "/run/kvfs:ro,nosuid,nodev,noexec",
-           "MODELS": "/models:ro,nosuid,nodev,noexec,rslave"}
+           "MODELS": "/models:ro,nosuid,nodev,noexec,rslave",
+           "AUDIT": "/var/lib/kvfs:rw,nosuid,nodev,noexec"}
 
 
 # ---- runc ----
@@ -166,6 +167,8 @@ def why_no_podman():
 class PodmanContainer(Container):
     """The same by podman, from settings as make-bundle takes them."""
 
+    hardening = PODMAN_FLAGS
+
     def __init__(self, name, rootfs_path, settings, *command, **more):
         self.flags = [f"-v={settings[k]}:{to}" for k, to in VOLUMES.items() if k in settings]
         self.flags += [f"--pid=ns:{settings['PID']}"] if "PID" in settings else []
@@ -176,7 +179,7 @@ class PodmanContainer(Container):
     def command(self, place):
         self.pidfile = place + ".pid"
         return podman("run", "--rm", "-i", "--name", self.name, "--pidfile", self.pidfile,
-                      *PODMAN_FLAGS, *self.flags, *self.words)
+                      *self.hardening, *self.flags, *self.words)
 
     @property
     def pid(self):
