@@ -117,7 +117,7 @@ static void name_findings(const struct guard_report *report, const char *then, c
 
 static int explain(const struct guard_report *report, struct ct_err *err)
 {
-    char why[GUARD_TEXT_MAX + 64];
+    char why[CT_ERR_MSG_MAX];
     for (size_t i = 0; i < report->count; i++) {
         const struct guard_finding *f = &report->findings[i];
         (void)fprintf(stderr, "kvfs mount: guard: %s: ", guard_checks[f->id].name);

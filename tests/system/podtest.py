@@ -178,6 +178,8 @@ class PodmanContainer(Container):
 
     def command(self, place):
         self.pidfile = place + ".pid"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.pidfile)  # of the one before
         return podman("run", "--rm", "-i", "--name", self.name, "--pidfile", self.pidfile,
                       *self.hardening, *self.flags, *self.words)
 

@@ -17,6 +17,9 @@ from podtest import (PACKAGING, Container, Pod, PodmanContainer, bundle, change,
 AUDIT = os.path.join(workdir(), "audit")  # /var/lib/kvfs of each container
 POWERS = ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_NET_ADMIN",
           "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"]
+# What this test is not about: the machine, and that a sanitizer's build can't be as it should.
+MACHINE = ["swap", "memlock", "core-pattern", "bpf-unprivileged", "bpf-programs"]
+SANITIZED = ["dumpable", "mapped-rwx", "mapped-memory", "mapped-new"]
 MOUNTER = "-omounter=/run/kvfs/socket"
 
 checks = Checks()
@@ -27,10 +30,10 @@ def profiles():
     """The one that is allowed, and some that ask for something else."""
     with open(os.path.join(PACKAGING, "sidecar.profile"), encoding="ascii") as file:
         good = file.read() + "bind /var/lib/kvfs rw\n"
-    if sanitized():  # whose code is dumpable, and maps memory to write and execute
-        good += "".join(f"{name} ignore\n" for name in ("dumpable", "mapped-rwx", "mapped-memory"))
+    for name in MACHINE + (SANITIZED if sanitized() else []):
+        good += f"{name} ignore\n"
     return {"good.profile": good, "lax.profile": good + "* ignore\npaused require\n",
-            "one-less.profile": good + "swap ignore\n",
+            "one-less.profile": good + "seccomp ignore\n",
             "other.profile": good.replace("profile sidecar", "profile other"),
             "others.profile": good + "admit uid 1000 1001\n"}
 
