@@ -229,6 +229,7 @@ def tracer(pid_of):
     def deed(s):
         prefix = ["nsenter", "-t", str(s.daemon.pid), "-p"]
         tool = s.undo.enter_context(Tool("trace", inside(pid_of(s)), prefix=prefix))
+        s.undo.callback(tool.leave)
         assert tool.line() == "ok"
     return deed
 
