@@ -136,10 +136,12 @@ static void print_chain(const struct kvfs_audit_read *c)
     (void)printf("%s %s ", c->mount[0] ? "lease" : "mount", c->chain.id);
     kvfs_print_safe(stdout, c->about, strlen(c->about));
     (void)printf("\n  records   %lld, signed up to %lld%s\n", count, (long long)c->is_signed,
-                 c->orphaned ? "; then the worker died"
-                 : c->ended  ? ""
-                             : "; it has no end (yet)");
-    (void)printf("  key       %s\n  head      %s\n", c->thumbprint, c->chain.head);
+                 c->failed     ? "; no mount came of it"
+                 : c->orphaned ? "; then the worker died"
+                 : c->ended    ? ""
+                               : "; it has no end (yet)");
+    (void)printf("  key       %s\n  head      %s\n", c->failed ? "none" : c->thumbprint,
+                 c->chain.head);
 }
 
 static void print_summary(const struct kvfs_audit_verifier *v)

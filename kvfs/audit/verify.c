@@ -133,6 +133,10 @@ static void take_first(struct kvfs_audit_verifier *v, struct kvfs_audit_read *c,
     if (c->key) {
         return; /* again, which has been told */
     }
+    if (strcmp(p->event, "failed") == 0 && json_is_false(json_object_get(p->json, "signed"))) {
+        c->failed = true;
+        return;
+    }
     if (kx_jwk_check(key, NULL) || kx_jwk_thumbprint(key, c->thumbprint, NULL)) {
         tell(v, v->lines, "chain %s: its first line names no audit key", c->chain.id);
     } else {
@@ -191,6 +195,8 @@ static int take_event(struct kvfs_audit_verifier *v, struct kvfs_audit_read *c,
 {
     if (p->number == 1) {
         take_first(v, c, p);
+    } else if (c->failed) {
+        tell(v, v->lines, "chain %s: it goes on, though no mount came of it", c->chain.id);
     }
     if (strcmp(p->event, "signature") == 0) {
         take_signature(v, c, before, p);

@@ -21,6 +21,7 @@ struct kvfs_audit_read {
     int64_t is_signed; /* up to this record */
     bool ended;        /* by the worker, as it should be */
     bool orphaned;     /* the worker died: what follows can't be signed */
+    bool failed;       /* there was none, and no key: the chain is one line */
 };
 
 /* Told of each fault: the number of the line, from 1 (0: of the whole), and a sentence. */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -205,21 +206,44 @@ int kvfs_audit_file_take(struct kvfs_audit_file *f, const char *chain, const cha
 
 /* ---- the supervisor's own ---- */
 
+static void append_event(struct kvfs_audit_file *f, struct kvfs_audit_chain *c, const char *event,
+                         json_t *details)
+{
+    ct_autobuf body = {0};
+    struct ct_err why = CT_ERR_INIT;
+    int r = kvfs_audit_body(event, details, &body, &why);
+    ct_buf_putc(&body, '\0');
+    if (r || ct_buf_ok(&body, &why) || append(f, c, (char *)body.data, &why)) {
+        ct_log(CT_LOG_ERROR, "audit: %s is not recorded: %s", event, why.msg);
+    }
+}
+
 /* In every chain, since it concerns what each of them released. */
 static void append_unsigned(struct kvfs_audit_file *f, const char *event, const char *sentence)
 {
     for (size_t i = 0; i < f->count; i++) {
-        ct_autobuf body = {0};
-        struct ct_err why = CT_ERR_INIT;
-        json_t *details = json_pack("{s:b,s:o}", "signed", 0, "detail", kvfs_audit_text(sentence));
-        if (kvfs_audit_body(event, details, &body, &why)) {
-            ct_log(CT_LOG_ERROR, "audit: %s is not recorded: %s", event, why.msg);
-            continue;
-        }
-        ct_buf_putc(&body, '\0');
-        if (ct_buf_ok(&body, &why) || append(f, &f->chains[i], (char *)body.data, &why)) {
-            ct_log(CT_LOG_ERROR, "audit: %s is not recorded: %s", event, why.msg);
-        }
+        append_event(f, &f->chains[i], event,
+                     json_pack("{s:b,s:o}", "signed", 0, "detail", kvfs_audit_text(sentence)));
+    }
+}
+
+void kvfs_audit_file_failed(struct kvfs_audit_file *f, const char *mountpoint,
+                            const struct ct_err *why)
+{
+    uint8_t random[KVFS_AUDIT_ID / 2];
+    char id[KVFS_AUDIT_ID + 1];
+    struct ct_err err = CT_ERR_INIT;
+    if (!f || RAND_bytes(random, sizeof(random)) != 1) {
+        return;
+    }
+    ct_hex(id, random, sizeof(random));
+    struct kvfs_audit_chain *c = find(f, id, &err);
+    if (c) {
+        append_event(f, c, "failed",
+                     json_pack("{s:b,s:o,s:s,s:o}", "signed", 0, "mountpoint",
+                               kvfs_audit_text(mountpoint), "code",
+                               ct_errno_name(ct_err_errno(why)), "detail",
+                               kvfs_audit_text(why->msg)));
     }
 }
 

@@ -37,6 +37,9 @@ int kvfs_audit_file_take(struct kvfs_audit_file *f, const char *chain, const cha
  * a second, to sign and to send it; if it is dead, or dies before, it is written unsigned. `event`
  * is one word of letters and `-`. NULL for f is allowed. */
 void kvfs_audit_note(struct kvfs_audit_file *f, const char *event, const char *sentence);
+/* No worker came to be, and so no key: the one line of a chain, unsigned. NULL for f is allowed. */
+void kvfs_audit_file_failed(struct kvfs_audit_file *f, const char *mountpoint,
+                            const struct ct_err *why);
 /* The worker is dead: `how` is NULL if it ended as it should. */
 void kvfs_audit_file_worker_ended(struct kvfs_audit_file *f, const char *how);
 

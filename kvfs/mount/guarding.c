@@ -96,17 +96,39 @@ int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct k
     return measure_trees(p, measured, count, err);
 }
 
+/* The names of all checks that failed, each once, and what follows them. */
+static void name_findings(const struct guard_report *report, const char *then, char *out,
+                          size_t cap)
+{
+    bool named[GUARD_IDS] = {false};
+    size_t len = 0;
+    for (size_t i = 0; i < report->count && len < cap; i++) {
+        enum guard_id id = report->findings[i].id;
+        if (!named[id]) {
+            len += (size_t)snprintf(out + len, cap - len, "%s%s", i ? ", " : "",
+                                    guard_checks[id].name);
+        }
+        named[id] = true;
+    }
+    if (len < cap) {
+        (void)snprintf(out + len, cap - len, ": %s", then);
+    }
+}
+
 static int explain(const struct guard_report *report, struct ct_err *err)
 {
+    char why[CT_ERR_MSG_MAX];
     for (size_t i = 0; i < report->count; i++) {
         const struct guard_finding *f = &report->findings[i];
         (void)fprintf(stderr, "kvfs mount: guard: %s: ", guard_checks[f->id].name);
         kvfs_print_safe(stderr, f->text, strlen(f->text));
         (void)fprintf(stderr, "\n    %s\n", guard_checks[f->id].fix);
     }
-    return ct_err_set(err, CT_REJECTED,
-                      "this is not how the guard's profile wants it (kvfs guard check shows all, "
-                      "guard=drift asks for less)");
+    name_findings(report,
+                  "this is not how the guard's profile wants it (kvfs guard check shows all, "
+                  "guard=drift asks for less)",
+                  why, sizeof(why));
+    return ct_err_set(err, CT_REJECTED, "%s", why);
 }
 
 static int open_link(struct kvfs_guarding *g, struct ct_err *err)
@@ -214,7 +236,7 @@ static void seal(struct kvfs_guarding *g, const char *why)
 /* What a run found; `rc` is the run's own. A run that fails is no report that all is well. */
 static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
 {
-    char why[GUARD_TEXT_MAX + 64];
+    char why[sizeof(g->why)];
     for (size_t i = 0; rc == 0 && i < g->report.count; i++) {
         const struct guard_finding *f = &g->report.findings[i];
         ct_log(CT_LOG_ERROR, "guard: %s: %s", guard_checks[f->id].name, f->text);
@@ -222,8 +244,7 @@ static void judge(struct kvfs_guarding *g, int rc, const struct ct_err *err)
     if (rc) {
         seal(g, err->msg);
     } else if (g->report.count) {
-        const struct guard_finding *f = &g->report.findings[0];
-        (void)snprintf(why, sizeof(why), "%s: %s", guard_checks[f->id].name, f->text);
+        name_findings(&g->report, g->report.findings[0].text, why, sizeof(why));
         seal(g, why);
     } else {
         g->out.number = 0;

@@ -245,6 +245,17 @@ static void answer(struct supervisor *s)
     }
 }
 
+/* One that was stopped could not do what it is told. In one that was not, SIGCONT would trap a
+ * thread that somebody traces, and with it whoever waits for that. */
+static void wake_worker(const struct supervisor *s)
+{
+    siginfo_t info = {.si_pid = 0};
+    if (waitid(P_PIDFD, (id_t)s->worker.pidfd, &info, WSTOPPED | WNOHANG | WNOWAIT) ||
+        info.si_pid) {
+        (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGCONT, NULL, 0);
+    }
+}
+
 static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
@@ -253,8 +264,7 @@ static void on_guard(struct supervisor *s)
         kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
     }
     signal_warmer(s, SIGKILL);
-    /* A worker that was stopped could not do what it is told. */
-    (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGCONT, NULL, 0);
+    wake_worker(s);
     if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);
     }
@@ -544,6 +554,9 @@ static int supervise(struct kvfs_job *job, int status_fd)
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (start(s, &err)) {
         kvfs_tell("mount", "", err.msg);
+        if (s->worker.pidfd < 0) {
+            kvfs_audit_file_failed(job->audit, s->config->mountpoint, &err);
+        }
         report(s, KVFS_FAILED);
         return KVFS_FAILED;
     }

@@ -155,6 +155,23 @@ def test_local(model):
         assert ran.returncode == 1 and events(path)[-2:] == ["end", "signature"], events(path)
         assert "encrypted" in happened(path, "failed", code="ENOENT")["detail"], records(path)
         in_order(path)
+    with check("one that its guard refuses has a line too, which nobody can sign, and nothing follows it"):
+        path = fresh()
+        ran = kvfs("mount", model.encrypted, fresh_dir(), "--key", model.reader, "--audit", path,
+                   "--guard=strict", check=False)
+        only, = records(path)
+        assert ran.returncode == 1 and only["event"] == "failed" and only["signed"] is False, only
+        assert "root-ro, " in only["detail"] and "no mount came of it" in in_order(path), only
+        for record in (only, {**only, "n": 2}):
+            text = json.dumps({k: v for k, v in record.items() if k != "head"}, separators=(",", ":"))
+            head = only["head"] if record["n"] == 2 else sha(f"kvfs-audit-v1\n{only['chain']}\n")
+            head = sha(f"{head}\n{record['n']}\n{text}")
+            if record["n"] == 1:
+                assert head == only["head"]
+                continue
+            with open(path, "a", encoding="ascii") as file:
+                file.write(f'{text[:-1]},"head":"{head}"}}\n')
+        assert "it goes on" in verify(path)[1], verify(path)
 
 
 def fresh_dir():

@@ -4,8 +4,6 @@ and a reader that sees /models and nothing else. Whoever dies, no dead mount is 
 readable. Who is not the daemon gets nothing of the mounter, and no swapped path moves its mount."""
 import contextlib
 import errno
-import glob
-import json
 import os
 import re
 import shutil
@@ -16,295 +14,16 @@ import sys
 import time
 import zlib
 
-from kvfstest import (FINDING, KVFS, ROOT, Checks, Model, Skip, die_with_parent, mounts_at,
-                      no_mount, outcome, proc_status, read_all, run, sanitized, wait_for, workdir)
+from kvfstest import (KVFS, Checks, Model, Skip, die_with_parent, mounts_at, no_mount, outcome,
+                      proc_status, read_all, run, sanitized, wait_for, workdir)
+from podtest import (LOCAL_KEYS, MEMLOCK, MOUNTER, PACKAGING, SLOW, USER, Pod, PodmanPod, bundle,
+                     daemon_rootfs, runc, why_no_podman, why_not)
 
-MOUNTER = os.path.join(os.path.dirname(KVFS), "kvfs-mounter")
-PACKAGING = os.path.join(ROOT, "packaging/container")
-USER = 1000
-MEMLOCK = 8 << 20  # what every machine allows
-SLOW = 4 if sanitized() else 1
-
-COMMAND = ["/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
-           "key=/keys/reader.jwks,mounter=/run/kvfs/socket"]
-PODMAN_FLAGS = ("--network=none --read-only --read-only-tmpfs=false --cap-drop=ALL "
-                "--user=1000:1000 --security-opt=no-new-privileges --pids-limit=256 --ulimit=core=0:0 "
-                "--ulimit=nofile=4096:4096 --ulimit=nproc=4096:4096 "
-                f"--ulimit=memlock={MEMLOCK}:{MEMLOCK} "
-                "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777").split()
-
-# What runs in the reader's container: a JSON command a line, a JSON answer a line.
-READER = r'''
-import errno, json, mmap, os, signal, sys, zlib
-
-held = {}
-
-def outcome(what):
-    """Which bytes, or how they are refused: a fault ends a child, not the reader."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write, str(zlib.crc32(what())).encode())
-        except OSError as error:
-            os.write(write, errno.errorcode[error.errno].encode())
-        os._exit(0)
-    os.close(write)
-    said = os.read(read, 100).decode()
-    os.close(read)
-    status = os.waitpid(pid, 0)[1]
-    return signal.Signals(status & 127).name if status & 127 else said
-
-def whole(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-def hold(path):
-    fd = os.open(path, os.O_RDONLY)
-    pages = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-    held[path] = (fd, pages)
-    return str(zlib.crc32(pages))
-
-def pages_left(path):
-    """Of what was held: how many pages can be read through the descriptor or the mapping."""
-    fd, pages = held[path]
-    size = len(pages)
-    by_read = 0
-    for at in range(0, size, 4096):
-        try:
-            by_read += len(os.pread(fd, 4096, at)) > 0
-        except OSError:
-            pass
-    return [by_read, outcome(lambda: pages[size // 2:size // 2 + 4096])]
-
-def writable():
-    found = []
-    for top, names, _ in os.walk("/"):
-        if top.startswith(("/proc", "/sys")):
-            names[:] = []
-            continue
-        try:
-            with open(os.path.join(top, "plaintext"), "wb"):
-                found.append(top)
-        except OSError:
-            pass
-    return found
-
-commands = {"read": lambda path: outcome(lambda: whole(path)),
-            "list": lambda path: sorted(os.listdir(path)),
-            "hold": hold, "left": pages_left, "writable": writable,
-            "mounts": lambda: open("/proc/self/mountinfo").read()}
-for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    try:
-        answer = commands[name](*arguments)
-    except OSError as error:
-        answer = errno.errorcode[error.errno]
-    print(json.dumps(answer), flush=True)
-'''
+STRICT = ("--guard", "/keys/sidecar.profile")
 
 
 def digest(data):
     return str(zlib.crc32(data))
-
-
-def runc(*arguments, **more):
-    return run("runc", "--root", os.path.join(workdir(), "runc"), *arguments, **more)
-
-
-def why_not():
-    """Why there can be no containers here; empty if there can."""
-    if os.geteuid() != 0:
-        return "not root"
-    if not shutil.which("runc"):
-        return "no runc: packaging/install-deps test"
-    bundle(reader_rootfs(), "probe", "reader", {"MODELS": workdir()}, "/usr/bin/python3", "-c", "")
-    result = runc("run", "--bundle", os.path.join(workdir(), "probe"), "probe")
-    return result.stderr.strip() if result.returncode else ""
-
-
-def rootfs(name, *programs):
-    path = os.path.join(workdir(), name)
-    if not os.path.exists(path):
-        run(os.path.join(PACKAGING, "make-rootfs"), path, *programs, check=True)
-    return path
-
-
-def daemon_rootfs():
-    return rootfs("rootfs-daemon", KVFS)
-
-
-def reader_rootfs():
-    python = os.path.realpath("/usr/bin/python3")
-    path = rootfs("rootfs-reader", python + ":/usr/bin/python3")
-    if not os.path.exists(path + "/reader.py"):
-        library = "lib/" + os.path.basename(python)
-        shutil.copytree("/usr/" + library, f"{path}/usr/{library}", ignore=shutil.ignore_patterns(
-            "test*", "dist-packages", "site-packages", "idlelib", "lib2to3", "config-*", "asyncio",
-            "__pycache__", "email", "xml*", "distutils", "multiprocessing", "ensurepip"))
-        with open(path + "/reader.py", "w", encoding="ascii") as file:
-            file.write(READER)
-    return path
-
-
-def bundle(rootfs_path, name, kind, settings, *command):
-    out = os.path.join(workdir(), name)
-    run(os.path.join(PACKAGING, "make-bundle"), kind, out, rootfs_path,
-        *(f"{k}={v}" for k, v in settings.items()), "--", *command, check=True)
-    if sanitized():  # the search for leaks takes more system calls than the filter allows
-        config = json.loads(read_all(out + "/config.json"))
-        config["process"]["env"].append("ASAN_OPTIONS=detect_leaks=0")
-        with open(out + "/config.json", "w", encoding="utf-8") as file:
-            json.dump(config, file)
-
-
-class Container:
-    """runc in the foreground, as container NAME of bundle NAME; its output is in a file."""
-
-    count = 0
-
-    def __init__(self, name, **more):
-        Container.count += 1
-        self.name = f"{name}-{os.getpid()}-{Container.count}"
-        self.log = os.path.join(workdir(), self.name + ".log")
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                ["runc", "--root", os.path.join(workdir(), "runc"), "run", "--bundle",
-                 os.path.join(workdir(), name), self.name], stderr=log,
-                **{"stdout": log, "stdin": subprocess.DEVNULL, **more})
-
-    @property
-    def pid(self):
-        state = runc("state", self.name)
-        return json.loads(state.stdout)["pid"] if state.returncode == 0 else 0
-
-    def kill(self, sig="KILL"):
-        runc("kill", self.name, sig)
-
-    def wait(self, timeout=15):
-        return self.process.wait(timeout * SLOW)
-
-    def end(self):
-        if self.process.poll() is None:
-            self.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.wait()
-        runc("delete", "--force", self.name)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        found = FINDING.search(self.said())
-        assert not found, f"a sanitizer's report: {self.said()}"
-
-    def said(self):
-        return read_all(self.log).decode(errors="replace")
-
-
-class Reader(Container):
-    def __init__(self):
-        super().__init__("reader", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def ask(self, *command):
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the reader ended: {self.said()}"
-        return json.loads(line)
-
-
-class Pod:
-    """Mounter, daemon and reader. `with Pod(model) as pod:` starts all three."""
-
-    def __init__(self, model, *options):
-        self.model = model
-        self.options = options
-        self.top = os.path.join(workdir(), "pod")
-        self.shared, self.run = self.top + "/shared", self.top + "/run"
-        self.target = self.shared + "/llm"
-        self.config = self.top + "/mounter.conf"
-        self.socket = self.run + "/socket"
-        for path in (self.top, self.shared, self.run):
-            os.makedirs(path, exist_ok=True)
-        if not mounts_at(self.shared):
-            run("mount", "--bind", self.shared, self.shared, check=True)
-            run("mount", "--make-shared", self.shared, check=True)
-        self.configure()
-        bundle(daemon_rootfs(), "daemon", "daemon",
-               {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": self.run,
-                "MEMLOCK": MEMLOCK},
-               *COMMAND, *options)
-        self.mounter = self.daemon = self.reader = None
-        self.mounter_log = os.path.join(workdir(), "mounter.log")
-
-    def configure(self, **more):
-        settings = {"socket": self.socket, "target": self.target, "uid": USER,
-                    "options": "allow-other", **more}
-        with open(self.config, "w", encoding="ascii") as file:
-            file.writelines(f"{name} {value}\n" for name, value in settings.items())
-
-    def start_mounter(self):
-        with open(self.mounter_log, "ab") as log:
-            self.mounter = subprocess.Popen([MOUNTER, self.config], stderr=log,
-                                            preexec_fn=die_with_parent)
-        wait_for(self.answers, 5 * SLOW, "a listening mounter")
-
-    def answers(self):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
-            try:
-                s.connect(self.socket)
-            except OSError:
-                assert self.mounter.poll() is None, read_all(self.mounter_log).decode()
-                return False
-            return True
-
-    def start_daemon(self):
-        self.daemon = Container("daemon")
-        wait_for(self.serves, 10 * SLOW, "a mount")
-
-    def serves(self):
-        assert self.daemon.process.poll() is None, self.daemon.said()
-        return mounts_at(self.target) and self.model.shard in os.listdir(self.target)
-
-    def start_reader(self):
-        shares = {"PID": f"/proc/{self.daemon.pid}/ns/pid"} if self.options else {}
-        bundle(reader_rootfs(), "reader", "reader", {"MODELS": self.shared, **shares},
-               "/usr/bin/python3", "/reader.py")
-        self.reader = Reader()
-
-    def pids(self):
-        """Of the daemon's container, by name."""
-        found = {}
-        for pid in json.loads(runc("ps", "--format", "json", self.daemon.name, check=True).stdout):
-            with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
-                found[comm.read().strip()] = pid
-        return found
-
-    def keeper(self):
-        """Of the mounter."""
-        children = read_all(f"/proc/{self.mounter.pid}/task/{self.mounter.pid}/children").split()
-        assert len(children) == 1, children
-        return int(children[0])
-
-    def path(self, number=0):
-        return "/models/llm/" + self.model.shards[number]
-
-    def __enter__(self):
-        self.start_mounter()
-        self.start_daemon()
-        self.start_reader()
-        return self
-
-    def __exit__(self, *_):
-        for container in (self.reader, self.daemon):
-            if container:
-                container.end()
-        if self.mounter and self.mounter.poll() is None:
-            self.mounter.terminate()
-            self.mounter.wait(10)
-        found = FINDING.search(read_all(self.mounter_log).decode(errors="replace"))
-        assert not found, "a sanitizer's report: " + read_all(self.mounter_log).decode()
-        no_mount(self.target)
 
 
 # ---- what each may and sees ----
@@ -325,8 +44,6 @@ def layout(checks, model):
         with checks.check("the mounter sets the read-ahead"):
             device = mounts_at(pod.target)[-1][0]
             assert read_all(f"/sys/class/bdi/{device}/read_ahead_kb").strip() == b"1024"
-        with checks.check("it can write plaintext to /tmp, and to no other place"):
-            assert set(pod.reader.ask("writable")) - {"/tmp", "/dev/shm"} == set()
         with checks.check("the daemon has no privilege: no capability, no root, no new privileges, "
                           "a filter, a read-only root"):
             pids = pod.pids()
@@ -367,11 +84,11 @@ def layout(checks, model):
 
 
 def guarded(checks, model):
+    """The options of a mount under `strict`; none where there can be none."""
     if sanitized():
         checks.skip("guard", "a sanitizer's build is dumpable, and more")
-        return
-    shutil.copy(os.path.join(PACKAGING, "sidecar.profile"), os.path.dirname(model.reader))
-    pod = Pod(model, "--guard", "/keys/sidecar.profile", "--exit-on-seal", "42")
+        return ()
+    pod = Pod(model, *STRICT, "--exit-on-seal", "42")
     with contextlib.ExitStack() as stack:
         stack.callback(pod.__exit__)
         pod.start_mounter()
@@ -382,7 +99,7 @@ def guarded(checks, model):
             if not faults:
                 raise
             checks.skip("guard", f"this machine is not as strict wants it: {faults}")
-            return
+            return ()
         pod.start_reader()
         with checks.check("guard: a reader in the daemon's PID namespace is admitted"):
             got = pod.reader.ask("read", pod.path())
@@ -401,6 +118,7 @@ def guarded(checks, model):
             assert "mount-" in pod.daemon.said()
             no_mount(pod.target)
             assert pod.reader.wait() == 128 + signal.SIGKILL
+    return STRICT
 
 
 # ---- deaths ----
@@ -622,10 +340,10 @@ def preserve_fds(checks, model):
     """Without a socket: runc hands the connection on."""
     pod = Pod(model)
     bundle(daemon_rootfs(), "daemon", "daemon",
-           {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": pod.run,
+           {"SOURCE": model.encrypted, "KEYS": os.path.dirname(model.reader), "RUN": pod.run_dir,
             "MEMLOCK": MEMLOCK},
-           "/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", "-o",
-           "key=/keys/reader.jwks,mounter=fd:3")
+           "/usr/bin/kvfs", "mount", "--foreground", "/encrypted", "/models/llm", *LOCAL_KEYS,
+           "-omounter=fd:3")
     name = f"preserved-{os.getpid()}"
     with open(pod.config, "w", encoding="ascii") as file:
         file.write(f"target {pod.target}\nuid {USER}\noptions allow-other\n")
@@ -648,45 +366,49 @@ def preserve_fds(checks, model):
         no_mount(pod.target)
 
 
-def podman(checks, model):
-    """The same two containers as podman makes them, with the flags of README.md."""
-    with checks.check("podman: the daemon serves without privileges, the reader gets right bytes"):
-        if not shutil.which("podman"):
-            raise Skip("not installed")
-        place = os.path.join(workdir(), "podman")
-        command = ["podman", "--root", place, "--runroot", place + "-run", "--storage-driver",
-                   "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm",
-                   *PODMAN_FLAGS]
-        probe = run(*command, "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", "")
-        if probe.returncode:
-            raise Skip(f"it does not work here: {probe.stderr.strip()[-200:]}")
-        pod = Pod(model)
-        with contextlib.ExitStack() as stack:
-            stack.callback(remove_groups)
-            stack.callback(pod.__exit__)
-            pod.start_mounter()
-            binds = {model.encrypted: "/encrypted", os.path.dirname(model.reader): "/keys",
-                     pod.run: "/run/kvfs"}
-            with open(os.path.join(workdir(), "podman.log"), "wb") as log:
-                daemon = subprocess.Popen(
-                    [*command, *(f"-v={host}:{to}:ro,nosuid,nodev,noexec"
-                                 for host, to in binds.items()), "--rootfs", daemon_rootfs(),
-                     *COMMAND], stdout=log, stderr=log)
-            stack.callback(daemon.wait)
-            stack.callback(daemon.terminate)
-            wait_for(lambda: mounts_at(pod.target) and model.shard in os.listdir(pod.target),
-                     15 * SLOW, "a mount")
-            script = f"import zlib; print(zlib.crc32(open('{pod.path()}', 'rb').read()))"
-            reader = run(*command, f"-v={pod.shared}:/models:ro,nosuid,nodev,noexec,rslave",
-                         "--rootfs", reader_rootfs(), "/usr/bin/python3", "-c", script)
-            assert reader.stdout.strip() == digest(model.plain_bytes()), reader
+# ---- where plaintext can be left ----
+
+HARMLESS = {"/dev/" + name for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx",
+                                        "pts/ptmx")}
+MASKED = {"/proc/keys", "/proc/timer_list", "/proc/kcore"}  # runc binds /dev/null over these
 
 
-def remove_groups():
-    for top, _, _ in [w for d in glob.glob("/sys/fs/cgroup/**/libpod_parent", recursive=True)
-                      for w in os.walk(d, topdown=False)]:
-        with contextlib.suppress(OSError):
-            os.rmdir(top)
+def declared(profile):
+    with open(os.path.join(PACKAGING, profile), encoding="ascii") as file:
+        return {line.split()[1] for line in file if line.startswith("tmpfs ")}
+
+
+def plaintext(checks, model, pod_of, options, more=()):
+    """A reader under `strict` that tries to write to everything that it sees. What counts is what can
+    be found again: files, names, links, attributes. Its processes' own memory (a memfd, their names in
+    /proc) ends with them, and its standard output is what the runtime makes of it."""
+    with pod_of(model, *options) as pod:
+        for n in range(len(model.shards)):
+            assert pod.reader.ask("read", pod.path(n)) == digest(model.plain_bytes(n))
+        text = "plaintext-" + os.urandom(8).hex()
+        got = pod.reader.ask("write_everywhere", text)
+        left = {os.path.dirname(path) if how != "write" else path
+                for how, path, kept in got["found"] if kept}
+        names = {p for p in left if re.fullmatch(r"/proc/\d+/(task/\d+/)?(comm|sched)", p)}
+        assert left - names == declared("sidecar.profile") | set(more), got
+        swallowed = {path for _, path, kept in got["found"] if not kept}
+        odd = {p for p in swallowed - HARMLESS - MASKED if not re.fullmatch(r"/proc/\d+/.*sched", p)}
+        assert not odd, odd
+        assert got["files"] > 1000 and got["memory"]
+        assert set(pod.reader.ask("descriptors")) <= {"0", "1", "2"}
+        assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes()), pod.daemon.said()
+        checks.note(f"{got['files']} files tried")
+
+
+def writing(checks, model, options):
+    with checks.check("a strict container: plaintext can be written to the declared tmpfs, and to no "
+                      "other path"):
+        plaintext(checks, model, Pod, options)
+    with checks.check("podman: the daemon serves without privileges, the reader gets right bytes, and "
+                      "can write them to that tmpfs and to /dev/shm, no other path"):
+        if why_no_podman():
+            raise Skip(why_no_podman())
+        plaintext(checks, model, PodmanPod, options, ["/dev/shm"])
 
 
 def main():
@@ -699,16 +421,17 @@ def main():
         checks.skip("containers with runc", why)
         return checks.finish()
     model = Model(mib=16)
+    shutil.copy(os.path.join(PACKAGING, "sidecar.profile"), os.path.dirname(model.reader))
     for path in (model.encrypted, os.path.dirname(model.reader)):
         run("chown", "-R", f"{USER}:{USER}", path, check=True)
     layout(checks, model)
-    guarded(checks, model)
+    options = guarded(checks, model)
     deaths(checks, model)
     hanging(checks, model)
     peers(checks, model)
     configurations(checks, model)
     preserve_fds(checks, model)
-    podman(checks, model)
+    writing(checks, model, options)
     return checks.finish()
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Documents against the program: man pages, README.md and completion know every command and exactly
-the options that --help lists; what `cmake --install` puts where."""
+the options that --help lists; what `cmake --install` puts where; that what packaging/ says of containers
+and units has options, programs and files that there are."""
 import os
 import re
 import shutil
@@ -126,12 +127,76 @@ def test_installation():
         assert os.path.samefile(path("prefix/sbin/mount.fuse.kvfs"), path("prefix/bin/kvfs"))
 
 
+# ---- packaging ----
+
+def packaged(name):
+    return read(os.path.join(ROOT, "packaging", name)).decode()
+
+
+def words_of_kvfs(text):
+    """Options of kvfs mount in a file for containers, as (name, value)."""
+    plain = re.sub(r"^ *#.*$|(?<= )#.*$", "", text, flags=re.M)
+    listed = [part for group in re.findall(r"^ *- -o(\S+)", plain, re.M)
+              for part in group.split(",")]
+    return [word.partition("=")[::2] for word in
+            listed + re.findall(r"^ *- --([a-z]\S*)", plain, re.M)]
+
+
+def test_containers():
+    options = options_of("mount")
+    for name in ("compose.yaml", "kubernetes.yaml"):
+        with check(f"{name}: options that kvfs mount has, files that are mounted"):
+            text = packaged("container/" + name)
+            used = words_of_kvfs(text)
+            assert {"key", "mounter", "foreground"} <= {option for option, _ in used}, used
+            for option, value in used:
+                assert option in options and bool(value) == bool(options[option]), (option, value)
+                if value and value.startswith("/"):
+                    assert os.path.dirname(value) in re.findall(r"(?::|mountPath: )(/[a-z/]+)", text), value
+    with check("mounter.conf is the one of the pod; compose.yaml has what lies beside it"):
+        config = [line.split() for line in packaged("container/mounter.conf").splitlines()
+                  if line and not line.startswith("#")]
+        pod = packaged("container/kubernetes.yaml").split("mounter.conf: |\n")[1].split("---")[0]
+        assert [line.split() for line in pod.splitlines() if line.strip()] == config
+        for name in re.findall(r"[=:] ?(?:seccomp=)?\./([a-z.]+)", packaged("container/compose.yaml")):
+            assert os.path.exists(os.path.join(ROOT, "packaging/container", name)), name
+    with check("sidecar.profile: the guard takes it"):
+        done = subprocess.run([KVFS, "guard", "check", "--json", "--profile",
+                               os.path.join(ROOT, "packaging/container/sidecar.profile")],
+                              stdout=subprocess.PIPE, check=False)
+        assert b'"profile":"sidecar"' in done.stdout.replace(b" ", b""), done
+
+
+def test_units():
+    """As if they were installed, in /usr."""
+    units = [n for n in os.listdir(os.path.join(ROOT, "packaging")) if n.endswith(".service")]
+    with check(f"{', '.join(units)}: programs and pages that are installed; systemd takes them"):
+        os.makedirs(fresh("units"))
+        for unit in units:
+            text = packaged(unit)
+            program, = re.findall(r"^ExecStart=(\S+)", text, re.M)
+            installed = program.replace("/usr", path("prefix"), 1)
+            assert os.access(installed, os.X_OK), program
+            for manual, section in re.findall(r"man:(\S+)\((\d)\)", text):
+                assert os.path.exists(path(f"prefix/share/man/man{section}/{manual}.{section}"))
+            with open(path("units", unit.replace("@", "@x")), "w", encoding="utf-8") as file:
+                file.write(text.replace(program, installed))
+        if not shutil.which("systemd-analyze"):
+            raise Skip("no systemd-analyze")
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(
+            path("units", n) for n in names(path("units")))], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
+        assert done.returncode == 0 and not done.stdout, done.stdout.decode()
+
+
 def main():
     os.umask(0o022)
     test_man_pages()
     test_readme()
     test_completion()
     test_installation()
+    test_containers()
+    test_units()
     return finish()
 
 

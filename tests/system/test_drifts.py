@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""What drifts while a model is read, in hardened containers under `strict`: kvfs, unprivileged, and a
-reader that goes on reading. Each drift is provoked for real and has to seal the mount; how long the
-reader still got something is measured, by open, read, old descriptor, mapping and locked mapping.
+"""What drifts while a model is read, in hardened containers under `strict`: kvfs, unprivileged, with
+keys from a real key server, and a reader that goes on reading. Each drift is provoked for real and has
+to seal the mount; how long the reader still got something is measured, by open, read, old descriptor,
+mapping and locked mapping. Then the lease is over, and both sides have a line that names the check.
 
-In tests/run a selection of the drifts, with KVFS_SOAK all of them; with names as arguments, those."""
+In tests/run a selection of the drifts by runc, and of that one by podman; with KVFS_SOAK all of them;
+with names as arguments, those."""
 import contextlib
 import ctypes
 import errno
@@ -18,9 +20,12 @@ import subprocess
 import sys
 import time
 
+import podtest
 from guardtest import BIND, NODEV, NOEXEC, NOSUID, REMOUNT, TOOL, Tool, inside
-from kvfstest import (ROOT, Checks, Model, Skip, mounts_at, run, sanitized, wait_for, workdir)
-from test_containers import Container, Pod, bundle, daemon_rootfs, rootfs, runc
+from ksclient import Server
+from kspod import Published, World
+from kvfstest import Checks, Skip, kvfs, mounts_at, run, sanitized, wait_for, workdir
+from podtest import PACKAGING, Pod, PodmanPod, daemon_rootfs, rootfs, runc, why_no_podman
 
 PERIOD, GAP, FULL = 1.0, 5.0, 10.0  # of the profile; what costs more is looked at every tenth time
 # "leaves": a process whose first thread is gone may be just ending, and is given time for it.
@@ -28,6 +33,7 @@ LIMITS = {"event": 0.05, "leaves": 3 * PERIOD + 0.1, "period": PERIOD + 0.1, "fu
 REFUSALS = (errno.EKEYREVOKED, errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
 WAYS = ("open", "new", "old", "mapped", "locked")
 MIB = 16
+SILENT = "the guard is silent"
 SOAK = bool(os.environ.get("KVFS_SOAK"))
 
 checks = Checks()
@@ -40,37 +46,30 @@ def tool_rootfs():
                   *(f"{path}:{path}" for path in glob.glob("/usr/lib/*/libgcc_s.so.1")))
 
 
-class Reader(Container):
+class Reader(podtest.Reader):
     """guard_tool read, in a container."""
 
-    def __init__(self):
-        super().__init__("reader", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        line = self.process.stdout.readline().decode().strip()
+    def __init__(self, container):
+        super().__init__(container)
+        line = container.process.stdout.readline().decode().strip()
         assert line == "reading", f"{line} {self.said()}"
 
-    def ask(self, line):
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().decode().strip()
-        assert answer, f"the reader ended: {self.said()}"
-        return answer
-
     def state(self):
-        return json.loads(self.ask("state"))
+        return json.loads(self.container.ask("state"))
 
     def do(self, deed, answer="ok"):
-        got = self.ask(f"do {deed}")
+        got = self.container.ask(f"do {deed}")
         assert re.fullmatch(answer, got), f"{deed}: {got}"
 
 
-class Scene(Pod):
-    """Mounter, daemon, reader. The mounter stays when the others begin anew."""
+class Scene:
+    """Mounter, daemon, reader. The mounter stays when the others begin anew. The file of the audit is
+    on the daemon's tmpfs, and held here, whatever is mounted over it."""
+
+    audit = None
 
     def start_reader(self):
-        bundle(tool_rootfs(), "reader", "reader",
-               {"MODELS": self.shared, "PID": f"/proc/{self.daemon.pid}/ns/pid"},
-               "/usr/bin/guard_tool", "read", self.path())
-        self.reader = Reader()
+        self.reader = Reader(self.reads(tool_rootfs(), "/usr/bin/guard_tool", "read", self.path()))
 
     def begin(self):
         if self.mounter and self.mounter.poll() is not None:
@@ -79,6 +78,7 @@ class Scene(Pod):
         if not self.mounter:
             self.start_mounter()
         self.start_daemon()
+        self.audit = open(f"/proc/{self.daemon.pid}/root/tmp/audit", "rb")
         self.start_reader()
 
     def end(self):
@@ -86,11 +86,22 @@ class Scene(Pod):
             if container:
                 container.end()
         self.reader = self.daemon = None
+        if self.audit:
+            self.audit.close()
+        self.audit = None
         wait_for(lambda: not mounts_at(self.target), 10, "unmounting")
 
     def one(self, name):
         """The host's number of a process of the daemon's."""
         return self.pids()["kvfs-" + name]
+
+
+class RuncScene(Scene, Pod):
+    pass
+
+
+class PodmanScene(Scene, PodmanPod):
+    pass
 
 
 # ---- what the host does ----
@@ -218,6 +229,7 @@ def tracer(pid_of):
     def deed(s):
         prefix = ["nsenter", "-t", str(s.daemon.pid), "-p"]
         tool = s.undo.enter_context(Tool("trace", inside(pid_of(s)), prefix=prefix))
+        s.undo.callback(tool.leave)
         assert tool.line() == "ok"
     return deed
 
@@ -392,6 +404,8 @@ DRIFTS = [
 SHORT = ["kvfs: a mount", "kvfs: over the source", "kvfs: the root writable",
          "kvfs: a device", "kvfs: code patched in memory", "reader: a mount, and away again",
          "reader: a device", "reader: code in a memfd", "reader: traced"]
+PODMAN = ["kvfs: a mount", "kvfs: the root writable", "kvfs: a device",
+          "reader: a mount, and away again", "reader: code in a memfd"]
 
 
 def settled(s, begun):
@@ -417,7 +431,7 @@ def provoke(s, want, how, deed, gib):
     after = {w: max(0, state[w]["last"] - s.begun) / 1e9 for w in WAYS}
     if how == "gap":
         go_on(s.one("supervisor"))  # which has not taken the worker's log
-    found = {"silent": "the guard is silent"}.get(want, f"guard: {want}: ")
+    found = {"silent": SILENT}.get(want, f"guard: {want}: ")
     wait_for(lambda: found in s.daemon.said(), 2, f"{want} in the log")
     s.said = s.daemon.said()
     assert state["new"]["error"] in REFUSALS, state
@@ -435,29 +449,72 @@ def drift(s, name, want, how, deed, gib=MIB / 2048):
             undo.callback(s.end)
             s.begin()
             news, old, late = provoke(s, want, how, deed, gib)
+            told(s, want)
         if not late:
             break
         checks.note(f"{name}: late, {news * 1000:.0f} and {old * 1000:.0f} ms; {s.said[-300:]!r}")
     assert not late, f"{news * 1000:.0f} ms, {old * 1000:.0f} ms"
-    return f"{name:36} {want:16} {how:6} {news * 1000:7.0f} {old * 1000:7.0f}"
+    return f"{name:40} {want:16} {how:6} {news * 1000:7.0f} {old * 1000:7.0f}"
 
 
-def scene(model):
-    keys = os.path.dirname(model.reader)
-    with open(os.path.join(ROOT, "packaging/container/sidecar.profile"), encoding="ascii") as file:
+# ---- what is told of it ----
+
+def altered(lines):
+    """The file with one byte of one line another one, for each line."""
+    for i, line in enumerate(lines):
+        at = len(line) // 2
+        yield b"".join(lines[:i] + [line[:at] + bytes([line[at] ^ 1]) + line[at + 1:]] + lines[i + 1:])
+
+
+def verify(text):
+    path = os.path.join(workdir(), "audit")
+    with open(path, "wb") as file:
+        file.write(text)
+    return kvfs("audit", "verify", path, check=False).returncode == 0
+
+
+def lines_of(s):
+    s.audit.seek(0)
+    return s.audit.read().splitlines(keepends=True)
+
+
+def told(s, want):
+    """By the audit's file, which is in order, and by the server: which check failed, that the mount was
+    sealed, and that the lease is over. Nobody can alter a line of the file unnoticed."""
+    def said(records):
+        return [(r["event"], r["detail"]) for r in records
+                if r["event"] in ("drift", "seal") and r["chain"] == lease]
+
+    def names(events):
+        return any(event == "seal" for event, _ in events) and \
+            any(why == SILENT if want == "silent" else f"{want}, " in why or f"{want}: " in why
+                for _, why in events)
+    lease = next(r["lease"] for r in map(json.loads, lines_of(s)) if r["event"] == "release")
+    for where, records in (("the file", lambda: map(json.loads, lines_of(s))),
+                           ("the server", lambda: s.model.world.audit(lease))):
+        wait_for(lambda r=records: names(said(r())), 5, f"{want} in what {where} has")
+    assert s.model.ended(lease)["reason"] == "sealed"
+    whole = lines_of(s)
+    assert verify(b"".join(whole)), whole
+    unnoticed = [text for text in altered(whole) if verify(text)]
+    assert len(whole) > 5 and not unnoticed, unnoticed
+
+
+def scene(kind, world, mib=MIB, name="m"):
+    with open(os.path.join(PACKAGING, "sidecar.profile"), encoding="ascii") as file:
         text = file.read().replace("profile sidecar", "profile drifts")
-    write(keys + "/drifts.profile", text + "tree /keys\n"
-          "admit exe /usr/bin/guard_tool\n")
+    model = Published(world, name, mib, {"drifts.profile": text + "tree /keys\n"
+                                         "admit exe /usr/bin/guard_tool\n"})
     os.makedirs(model.encrypted + "/aside", exist_ok=True)
-    for path in (model.encrypted, keys):
-        run("chown", "-R", "1000:1000", path, check=True)
-    return Scene(model, "--guard", "/keys/drifts.profile")
+    model.allow("/keys/drifts.profile", "drifts")
+    return kind(model, "--guard=/keys/drifts.profile", "--audit=/tmp/audit", keys=model.options(),
+                network=world.network)
 
 
-def cached(s, model):
+def cached(s, world):
     """How long it takes to take back a gibibyte."""
     with check("1 GiB cached and mapped: within half a second more"):
-        big = scene(model)
+        big = scene(RuncScene, world, 2048, "big")
         big.mounter = s.mounter
         line = drift(big, "kvfs: a mount, 1 GiB given out", *DRIFTS[0][1:], gib=1)
         checks.note(line)
@@ -477,24 +534,46 @@ def usable(s):
     return True
 
 
+def by_podman(world, mounter, table):
+    """Some of both sides; all of what a runtime does otherwise is in test_guard_containers.py."""
+    if why_no_podman():
+        checks.skip("drifts by podman", why_no_podman())
+        return
+    s = scene(PodmanScene, world, name="by-podman")
+    s.mounter = mounter
+    for name, *rest in DRIFTS:
+        if name in PODMAN:
+            with check(f"podman: {name}: {rest[0]}"):
+                table.append(drift(s, f"podman: {name}", *rest))
+    podtest.remove_groups()
+
+
+def wanted():
+    """The names on the command line; or a selection; or all."""
+    chosen = [a for a in sys.argv[1:] if not os.access(a, os.X_OK)]
+    return chosen, [d for d in DRIFTS if (any(c in d[0] for c in chosen) if chosen else
+                                          SOAK or d[0] in SHORT)]
+
+
 def main():
     if os.geteuid() != 0 or sanitized():
         checks.skip("drifts", "not root" if os.geteuid() else "a sanitizer's build is dumpable")
         return checks.finish()
-    s = scene(Model(mib=MIB))
-    chosen = [a for a in sys.argv[1:] if not os.access(a, os.X_OK)]
-    wanted = [d for d in DRIFTS if (any(c in d[0] for c in chosen) if chosen else
-                                    SOAK or d[0] in SHORT)]
+    chosen, drifts = wanted()
     table = []
-    with contextlib.ExitStack() as stack:
+    with Server() as server, contextlib.ExitStack() as stack:
+        world = World(server)
+        s = scene(RuncScene, world)
         stack.callback(s.__exit__)
         if not usable(s):
             return checks.finish()
-        for one in wanted:
+        for one in drifts:
             with check(f"{one[0]}: {one[1]}"):
                 table.append(drift(s, *one))
+        if not chosen:
+            by_podman(world, s.mounter, table)
         if SOAK and not chosen:
-            cached(s, Model(mib=2048, name="big-"))
+            cached(s, world)
     checks.note(f"{len(table)} drifts: check, known by, ms to the last new read, ms to the last byte")
     for line in table:
         checks.note(line)
