@@ -32,7 +32,7 @@ class Hands:
         self.pipe = os.pipe()
         self.at = len(want) // PAGE // 3 * PAGE
         os.splice(self.fd, self.pipe[1], PAGE, offset_src=self.at)
-        self.last, self.failed, self.wrong = 0, None, 0
+        self.last, self.failed, self.zeros, self.wrong = 0, None, 0, 0
         threading.Thread(target=self.read_on, daemon=True).start()
 
     def read_on(self):
@@ -51,12 +51,14 @@ class Hands:
                 return
             if data == self.want[at:at + len(data)]:
                 self.last = time.monotonic()
+            elif all(got in (0, right) for got, right in zip(data, self.want[at:])):
+                self.zeros += 1
             else:
                 self.wrong += 1
             at = (at + (1 << 20)) % (len(self.want) >> 20 << 20)
 
     def held(self):
-        """What is still to be had of each: "all of it", zeros, or an error's name."""
+        """What is still to be had of each: data, zeros, or an error's name."""
         found = {"descriptor": self.failed}
         for name, address, at in (("faulted", self.faulted, self.at), ("locked", self.locked, self.at),
                                ("written to, other pages", self.written, self.at),
@@ -78,7 +80,7 @@ def reader(path, want, ask, answer):
     deadline = time.monotonic() + 10
     while hands.failed is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    os.write(answer, json.dumps([hands.held(), hands.last, hands.wrong]).encode())
+    os.write(answer, json.dumps([hands.held(), hands.last, hands.zeros, hands.wrong]).encode())
     os._exit(0)
 
 
@@ -106,10 +108,10 @@ def once(checks, model, cache, how):
             wait_for(lambda: not m.mounted, 10, "the unmounting")
         took = time.monotonic() - begin
         os.write(asked, b"?")
-        held, last, wrong = json.loads(os.read(answered, 4096))
+        held, last, zeros, wrong = json.loads(os.read(answered, 4096))
         os.waitpid(pid, 0)
     checks.note(f"{cache}, {how}: done after {took * 1e3:.0f} ms, the last read {(last - begin) * 1e3:.0f} ms "
-                f"after it began, {wrong} reads of zeros; {held}")
+                f"after it began, {zeros} reads with zeros; {held}")
     pages = "EFAULT"
     expected = {"descriptor": "end of file" if cache == "resident" else None, "faulted": pages,
                 "locked": pages, "written to, other pages": pages,
@@ -120,8 +122,9 @@ def once(checks, model, cache, how):
             assert held["descriptor"] in ("EKEYREVOKED", "ENOTCONN", "ECONNABORTED", "EIO"), held
             expected["descriptor"] = held["descriptor"]
         assert held == expected, held
-        assert last <= begin + took + 0.05, f"read {last - begin - took:.3f} s after it was done"
-        assert not wrong or (cache, how) == ("resident", "sealed"), wrong
+        assert last <= begin + took + 0.2, f"read {last - begin - took:.3f} s after it was done"
+        assert not wrong, f"{wrong} reads of something else"
+        assert not zeros or (cache, how) == ("resident", "sealed"), zeros
 
 
 def main():
