@@ -82,7 +82,7 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
     slot->state = KVFS_SLOT_FILLING;
     slot->node = node->id;
     slot->extent = extent;
-    slot->served = 0;
+    kvfs_slot_begin(slot);
     slot->stored = kvfs_content_was_given(content, extent);
     kvfs_content_extent(content, extent, &slot->begin, &slot->len);
     pthread_mutex_unlock(&c->lock);

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "format/base/secret.h"
+#include "kvfs/serve/edges.h"
 
 enum { SLOTS_MIN = 4, EDGES_SHARE = 64 }; /* of the memory */
 
@@ -164,30 +166,54 @@ struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, uint64_t node, bool pref
         }
     }
     if (best) {
-        *unread = best->state == KVFS_SLOT_READY && best->served == 0;
+        *unread = best->state == KVFS_SLOT_READY && best->given_count == 0;
+        /* Direct reads come to a page that two extents share when one of them has been dropped. */
+        if (best->state == KVFS_SLOT_READY) {
+            kvfs_edges_keep(&s->edges, best);
+        }
         best->state = KVFS_SLOT_FREE;
         best->touched = ++s->tick;
     }
     return best;
 }
 
-static unsigned part_of(const struct kvfs_slot *slot, uint32_t offset)
+/* ---- what was given out ---- */
+
+static unsigned pages(const struct kvfs_slot *slot)
 {
-    return (unsigned)((uint64_t)offset * KVFS_PARTS / slot->len);
+    uint64_t end = slot->begin + slot->len + KVFS_PAGE - 1;
+    return (unsigned)(end / KVFS_PAGE - slot->begin / KVFS_PAGE);
+}
+
+void kvfs_slot_begin(struct kvfs_slot *slot)
+{
+    memset(slot->given, 0, sizeof(slot->given));
+    slot->given_count = 0;
 }
 
 bool kvfs_slot_is_served(const struct kvfs_slot *slot)
 {
-    return slot->served == UINT64_MAX;
+    return slot->given_count == pages(slot);
 }
 
-/* A part counts once its last byte was given out: streams arrive in requests of any size. */
+void kvfs_slot_serve_all(struct kvfs_slot *slot)
+{
+    memset(slot->given, 0xff, sizeof(slot->given));
+    slot->given_count = pages(slot);
+}
+
+/* A page counts once its last byte was given out: streams arrive in requests of any size. Page by
+ * page, because the kernel may come late to a single one that lies between two read-aheads. */
 void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t offset, uint32_t bytes)
 {
     uint32_t end = offset + bytes;
-    unsigned from = part_of(slot, offset);
-    unsigned to = end >= slot->len ? KVFS_PARTS : part_of(slot, end);
-    uint64_t below_to = to == KVFS_PARTS ? UINT64_MAX : (UINT64_C(1) << to) - 1;
+    uint64_t first = slot->begin / KVFS_PAGE;
+    uint64_t from = (slot->begin + offset) / KVFS_PAGE - first;
+    uint64_t to = end >= slot->len ? pages(slot) : (slot->begin + end) / KVFS_PAGE - first;
     slot->touched = ++s->tick;
-    slot->served |= below_to & ~((UINT64_C(1) << from) - 1);
+    for (uint64_t i = from; i < to; i++) {
+        uint64_t bit = UINT64_C(1) << i % 64;
+        slot->given_count += !(slot->given[i / 64] & bit);
+        slot->given[i / 64] |= bit;
+    }
 }

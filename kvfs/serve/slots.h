@@ -11,8 +11,9 @@
 
 enum { KVFS_ASSEMBLY = 1 << 20 }; /* the largest FUSE read there is */
 
-/* In how many parts of equal size it is remembered what of a slot was given out. */
-enum { KVFS_PARTS = 64 };
+/* It is remembered which pages of the file were given out; any page size will do. An extent begins
+ * and ends within pages. */
+enum { KVFS_PAGE = 4096, KVFS_PAGES = CT_EXTENT_MAX / KVFS_PAGE + 1 };
 
 enum kvfs_slot_state { KVFS_SLOT_FREE, KVFS_SLOT_FILLING, KVFS_SLOT_READY };
 
@@ -25,9 +26,10 @@ struct kvfs_slot {
     uint64_t begin; /* in the file */
     uint32_t len;
     uint8_t *buf;
-    unsigned pins;            /* threads that read it just now */
-    bool damaged;             /* some unit of it: see the node's memo */
-    uint64_t served;          /* parts given out: bit i is the i-th of KVFS_PARTS */
+    unsigned pins;                          /* threads that read it just now */
+    bool damaged;                           /* some unit of it: see the node's memo */
+    uint64_t given[(KVFS_PAGES + 63) / 64]; /* a bit a page */
+    unsigned given_count;
     bool stored;              /* its rest goes, or went, into the page cache */
     uint64_t touched;         /* tick */
     struct kvfs_job *waiters; /* requests that are parked here while it is filled */
@@ -72,10 +74,13 @@ struct kvfs_slot *kvfs_slots_find(struct kvfs_slots *s, uint64_t node, uint32_t 
  * there is nothing else; NULL if all are in use. For prefetch only what nobody still waits to read.
  * *unread: data that nobody ever read was dropped. */
 struct kvfs_slot *kvfs_slots_take(struct kvfs_slots *s, uint64_t node, bool prefetch, bool *unread);
+/* It begins to be filled: nothing of it was given out. */
+void kvfs_slot_begin(struct kvfs_slot *slot);
 /* `bytes` from `offset` in the slot were given out. */
 void kvfs_slots_touch(struct kvfs_slots *s, struct kvfs_slot *slot, uint32_t offset,
                       uint32_t bytes);
-/* Whether all of it was. */
+/* Whether all of it was; and noting so. */
 bool kvfs_slot_is_served(const struct kvfs_slot *slot);
+void kvfs_slot_serve_all(struct kvfs_slot *slot);
 
 #endif

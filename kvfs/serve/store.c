@@ -17,7 +17,7 @@ enum { LEAST = 65536 }; /* a smaller read is alone, as far as the kernel knows *
 
 bool kvfs_store_is_wanted(const struct kvfs_slot *slot, uint32_t size, bool random)
 {
-    return random && !slot->stored && (size >= LEAST || slot->served);
+    return random && !slot->stored && (size >= LEAST || slot->given_count);
 }
 
 void kvfs_store_ask(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
@@ -91,7 +91,7 @@ void *kvfs_store_run(void *arg)
         pthread_mutex_unlock(&c->lock);
         bool good = store(c, &s);
         pthread_mutex_lock(&c->lock);
-        s.slot->served = UINT64_MAX;
+        kvfs_slot_serve_all(s.slot);
         if (good) {
             kvfs_edges_keep(&c->slots.edges, s.slot);
         }

@@ -23,6 +23,26 @@ Test(slots, served)
     }
 }
 
+Test(slots, holes)
+{
+    /* A single page that was left out is missed, wherever the extent begins. */
+    static const uint64_t begins[] = {0, 4096, 100, 4095};
+    for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
+        struct kvfs_slots s = {0};
+        struct kvfs_slot slot = {.begin = begins[i], .len = CT_EXTENT_MAX};
+        uint32_t hole = 300 * KVFS_PAGE - (uint32_t)(begins[i] % KVFS_PAGE);
+        kvfs_slots_touch(&s, &slot, 0, hole);
+        kvfs_slots_touch(&s, &slot, hole + KVFS_PAGE, slot.len - hole - KVFS_PAGE);
+        cr_expect(!kvfs_slot_is_served(&slot));
+        kvfs_slots_touch(&s, &slot, hole, KVFS_PAGE);
+        cr_expect(kvfs_slot_is_served(&slot));
+        kvfs_slot_begin(&slot);
+        cr_expect(!kvfs_slot_is_served(&slot));
+        kvfs_slot_serve_all(&slot);
+        cr_expect(kvfs_slot_is_served(&slot));
+    }
+}
+
 Test(slots, memory)
 {
     static const struct {
@@ -51,7 +71,7 @@ static bool fill(struct kvfs_slots *s, uint64_t node, uint32_t extent)
         slot->node = node;
         slot->extent = extent;
         slot->len = CT_EXTENT_MAX;
-        slot->served = 0;
+        kvfs_slot_begin(slot);
     }
     return slot != NULL;
 }
@@ -89,7 +109,7 @@ Test(slots, fair)
     cr_expect_eq(held(&s, 2), s.count / 2);
     /* A slot that was given out is anybody's. */
     for (unsigned i = 0; i < s.count; i++) {
-        s.slots[i].served = UINT64_MAX;
+        kvfs_slot_serve_all(&s.slots[i]);
     }
     for (uint32_t i = 0; i < s.count; i++) {
         cr_assert(fill(&s, 3, i));
