@@ -175,9 +175,9 @@ def memory_of(pid):
                     continue
 
 
-def found_in(pid, known):
-    """Which of {name: bytes} the memory of a process holds."""
-    parts = list(memory_of(pid))
+def found_in(where, known):
+    """Which of {name: bytes} the memory of a process (by pid), or something of bytes, holds."""
+    parts = list(memory_of(where)) if isinstance(where, int) else [where]
     return {name for name, value in known.items() if any(value in part for part in parts)}
 
 
