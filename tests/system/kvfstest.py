@@ -321,6 +321,7 @@ def open_device():
         os.mknod(node, 0o20666, os.stat("/dev/fuse").st_rdev)
         os.chmod(node, 0o666)
         run("mount", "--bind", node, "/dev/fuse", check=True)
+        run("umount", "-l", directory, check=True)  # or the working directory could not be removed
 
 
 def write_long(directory, mib):
