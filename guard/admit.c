@@ -24,11 +24,11 @@ static bool uid_admitted(const struct guard_profile *p, uid_t uid)
 }
 
 /* Each of its ids: it can change to any of them. */
-static void check_uid(struct guard_run *r)
+static void check_uid(struct guard_run *r, const struct guard_status *st)
 {
     guard_looked(r, GUARD_READER_UID);
     for (int i = 0; i < 4; i++) {
-        uid_t uid = r->now->status.uid[i];
+        uid_t uid = st->uid[i];
         if (!uid_admitted(r->profile, uid)) {
             guard_fail(r, GUARD_READER_UID, 0, "", "user %u is not admitted", uid);
             return;
@@ -173,6 +173,11 @@ static void check_tree(struct guard_run *r)
 
 /* ---- The first reader's container ---- */
 
+static bool same_text(const struct ct_buf *a, const struct ct_buf *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
+}
+
 static void check_pin(struct guard_run *r)
 {
     static const struct {
@@ -192,26 +197,54 @@ static void check_pin(struct guard_run *r)
         }
     }
     if (g->pinned && (g->profile->pins & GUARD_PIN_CGROUP) &&
-        (r->now->cgroup.len != g->pin_cgroup.len ||
-         memcmp(r->now->cgroup.data, g->pin_cgroup.data, g->pin_cgroup.len) != 0)) {
+        !same_text(&r->now->cgroup, &g->pin_cgroup)) {
         guard_fail(r, GUARD_READER_PIN, 0, "cgroup",
                    "it is in another cgroup than the first reader");
     }
 }
 
+void guard_check_reader_thread(struct guard_run *r, int tasks_fd, const char *tid,
+                               const struct guard_status *st)
+{
+    char name[300];
+    ct_autobuf cgroup = {0};
+    check_uid(r, st);
+    (void)snprintf(name, sizeof(name), "%s/cgroup", tid);
+    if ((r->profile->pins & GUARD_PIN_CGROUP) && guard_has(r, GUARD_HAS_CGROUP) &&
+        guard_read_at(tasks_fd, name, 1 << 16, &cgroup, NULL) == 0 &&
+        !same_text(&cgroup, &r->now->cgroup)) {
+        guard_fail(r, GUARD_READER_PIN, 0, "thread",
+                   "its thread %.20s is in another cgroup than the first", tid);
+    }
+}
+
+/* Whether a check can be made. What the profile asks for and can't be seen does not hold: whether
+ * `inspect` is ignored or not. */
+static bool can_check(struct guard_run *r, enum guard_id id, unsigned needs, bool asked)
+{
+    if (asked && !guard_has(r, needs)) {
+        guard_fail(r, id, 0, "unseen", "the reader can't be seen");
+    }
+    return guard_has(r, needs) && guard_wants(r, id);
+}
+
 void guard_check_reader(struct guard_run *r)
 {
+    const unsigned *count_of = r->profile->count_of;
     bool needs_tree = false;
-    if (guard_has(r, GUARD_HAS_STATUS) && guard_wants(r, GUARD_READER_UID)) {
-        check_uid(r);
+    if (can_check(r, GUARD_READER_UID, GUARD_HAS_STATUS, count_of[GUARD_ADMIT_UID])) {
+        check_uid(r, &r->now->status);
     }
     if (guard_has(r, GUARD_HAS_EXE)) {
         check_exe(r, &needs_tree);
-        if (needs_tree && guard_wants(r, GUARD_READER_TREE)) {
-            check_tree(r);
-        }
     }
-    if (guard_has(r, GUARD_HAS_NS | GUARD_HAS_CGROUP) && guard_wants(r, GUARD_READER_PIN)) {
+    (void)can_check(r, GUARD_READER_EXE, GUARD_HAS_EXE, count_of[GUARD_ADMIT_EXE]);
+    if (can_check(r, GUARD_READER_TREE, GUARD_HAS_EXE | GUARD_HAS_ENVIRON,
+                  count_of[GUARD_ADMIT_TREE]) &&
+        needs_tree) {
+        check_tree(r);
+    }
+    if (can_check(r, GUARD_READER_PIN, GUARD_HAS_NS | GUARD_HAS_CGROUP, r->profile->pins)) {
         check_pin(r);
     }
 }
@@ -315,15 +348,19 @@ static int admit_new(struct guard *g, pid_t pid, struct guard_report *report, st
     return 1;
 }
 
-static int admit_again(struct guard *g, struct guard_subject *s, struct guard_report *report,
-                       struct ct_err *err)
+static int admit_again(struct guard *g, struct guard_subject *s, pid_t tid,
+                       struct guard_report *report, struct ct_err *err)
 {
     int64_t now = guard_now_ns();
     bool full = now - s->full_ns > (int64_t)g->profile->period_ms * 1000000 / 5;
     unsigned wanted =
         full ? GUARD_HAS_ALL : GUARD_HAS_STATUS | GUARD_HAS_NS | GUARD_HAS_EXE | GUARD_HAS_CGROUP;
+    wanted |= g->profile->count_of[GUARD_ADMIT_TREE] ? GUARD_HAS_ENVIRON : 0;
     s->full_ns = full ? now : s->full_ns;
-    return guard_subject_run(g, s, wanted, 0, report, err) ? -1 : report->count == 0;
+    s->asks = tid;
+    int rc = guard_subject_run(g, s, wanted, 0, report, err);
+    s->asks = 0;
+    return rc ? -1 : report->count == 0;
 }
 
 /* Of whom nothing can be seen at all. */
@@ -341,15 +378,7 @@ static int admit_unseen(struct guard *g, struct guard_report *report)
                           .out = &none};
     guard_fail(&r, GUARD_INSPECT, 0, "",
                "the reader can't be seen: it is outside our PID namespace, or has ended");
-    for (int id = GUARD_READER_UID; id <= GUARD_READER_PIN; id++) {
-        bool asked = (id == GUARD_READER_UID && g->profile->count_of[GUARD_ADMIT_UID]) ||
-                     (id == GUARD_READER_EXE && g->profile->count_of[GUARD_ADMIT_EXE]) ||
-                     (id == GUARD_READER_TREE && g->profile->count_of[GUARD_ADMIT_TREE]) ||
-                     (id == GUARD_READER_PIN && g->profile->pins);
-        if (asked) {
-            guard_fail(&r, (enum guard_id)id, 0, "", "the reader can't be seen");
-        }
-    }
+    guard_check_reader(&r);
     guard_judge(g, &nobody, &none, report);
     guard_failures_free(&none);
     return report->count == 0;
@@ -369,7 +398,7 @@ int guard_admit(struct guard *g, pid_t tid, struct guard_report *report, struct 
     }
     struct guard_subject *s = pid ? known_reader(g, pid) : NULL;
     int rc = !pid ? admit_unseen(g, report)
-             : s  ? admit_again(g, s, report, &why)
+             : s  ? admit_again(g, s, tid, report, &why)
                   : admit_new(g, pid, report, &why);
     if (rc < 0 && why.code == CT_NOTFOUND) {
         memset(report, 0, sizeof(*report));

@@ -143,25 +143,34 @@ static bool swap_forbidden(const struct guard_run *r)
     }
 }
 
+/* Whether all that matters is locked: memory is locked at the start, and a limit that was raised
+ * later locks nothing. */
+static bool all_locked(const struct guard_run *r)
+{
+    const struct guard_facts *first = r->start ? r->start : r->now;
+    return r->config->lock_all && (first->has & GUARD_HAS_LIMITS) &&
+           first->lock_limit >= r->config->lock_all;
+}
+
 static void check_memory(struct guard_run *r)
 {
     ct_autobuf text = {0};
     if (read_sys(r, "swaps", &text) == 0) {
         guard_looked(r, GUARD_SWAP);
-        if (guard_parse_swaps((char *)text.data, text.len) && !r->config->buffers_locked &&
+        if (guard_parse_swaps((char *)text.data, text.len) && !all_locked(r) &&
             !swap_forbidden(r)) {
             guard_fail(r, GUARD_SWAP, 0, "", "memory may be written to swap space");
         }
     } else {
         guard_unseen(r, GUARD_SWAP);
     }
-    if (r->config->lock_bytes && guard_has(r, GUARD_HAS_LIMITS)) {
+    if (r->config->lock_keys && guard_has(r, GUARD_HAS_LIMITS)) {
         guard_looked(r, GUARD_MEMLOCK);
-        if (r->now->lock_limit < r->config->lock_bytes) {
+        if (r->now->lock_limit < r->config->lock_keys) {
             guard_fail(r, GUARD_MEMLOCK, 0, "",
                        "%llu KiB may be locked (RLIMIT_MEMLOCK), %llu KiB are needed",
                        (unsigned long long)r->now->lock_limit >> 10,
-                       (unsigned long long)r->config->lock_bytes >> 10);
+                       (unsigned long long)r->config->lock_keys >> 10);
         }
     }
 }

@@ -27,9 +27,22 @@ static void check_tracer(struct guard_run *r)
     }
 }
 
-/* ---- Other threads: each can be traced, and have privileges, by itself ---- */
+/* ---- Other threads: each can be traced, have privileges and be elsewhere by itself ---- */
 
 enum { THREADS_MAX = 4096 };
+
+static void check_thread_place(struct guard_run *r, int tasks_fd, const char *tid)
+{
+    char name[300];
+    char target[64];
+    (void)snprintf(name, sizeof(name), "%s/ns/mnt", tid);
+    ssize_t n = readlinkat(tasks_fd, name, target, sizeof(target) - 1);
+    target[n < 0 ? 0 : n] = '\0';
+    if (n > 0 && guard_has(r, GUARD_HAS_NS) && guard_parse_ns(target) != r->now->ns[GUARD_NS_MNT]) {
+        guard_fail(r, GUARD_NAMESPACES, 0, "thread",
+                   "its thread %.20s is in another mount namespace than the first", tid);
+    }
+}
 
 static void check_thread(struct guard_run *r, int tasks_fd, const char *tid)
 {
@@ -56,6 +69,24 @@ static void check_thread(struct guard_run *r, int tasks_fd, const char *tid)
     }
     if (first->seccomp > 0 && st.seccomp <= 0) {
         guard_fail(r, GUARD_SECCOMP, 0, "thread", "its thread %.20s has no seccomp filter", tid);
+    }
+    if (memcmp(first->uid, st.uid, sizeof(st.uid)) != 0 ||
+        memcmp(first->gid, st.gid, sizeof(st.gid)) != 0) {
+        guard_fail(r, GUARD_UID, 0, "thread", "its thread %.20s has other ids than the first", tid);
+    }
+    check_thread_place(r, tasks_fd, tid);
+    if (r->s->role == GUARD_STRANGER) {
+        guard_check_reader_thread(r, tasks_fd, tid, &st);
+    }
+}
+
+static void check_asking(struct guard_run *r)
+{
+    char tid[16];
+    ct_autofd fd = openat(r->s->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    (void)snprintf(tid, sizeof(tid), "%d", r->s->asks);
+    if (fd >= 0) {
+        check_thread(r, fd, tid);
     }
 }
 
@@ -156,6 +187,8 @@ void guard_check_process(struct guard_run *r)
         /* A reader may have hundreds. */
         if (r->s->role != GUARD_STRANGER || !r->start || (r->flags & GUARD_FULL)) {
             check_threads(r);
+        } else if (r->s->asks && r->s->asks != r->now->status.tgid) {
+            check_asking(r);
         }
     }
     check_core(r);

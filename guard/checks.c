@@ -245,13 +245,14 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "the network.",
          {true, true}},
     [GUARD_SWAP] = {"swap",
-                    "Memory is not written to swap space: there is none, the cgroup may use none, "
-                    "or what matters is locked.",
+                    "Memory is not written to swap space: there is none, the cgroup (version 2) "
+                    "may use none, or all that holds keys and plaintext is locked (RLIMIT_MEMLOCK "
+                    "allowed memory and 64M at the start).",
                     "swapoff -a, or --memory-swap equal to --memory, or more RLIMIT_MEMLOCK.",
-                    "Hibernation, and what the hypervisor swaps.",
+                    "Hibernation, and what the hypervisor swaps; memory of readers.",
                     {true, false}},
     [GUARD_MEMLOCK] = {"memlock",
-                       "As much memory may be locked as keys and buffers need.",
+                       "As much memory may be locked as keys need (1 MiB).",
                        "Start it with --ulimit memlock=BYTES.",
                        "How much of it is used already.",
                        {true, false}},
@@ -272,7 +273,8 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
          "All that the checks need can be read.",
          "Let readers have kvfs's user id, PID namespace and no capabilities of their "
          "own, or run kvfs as root.",
-         "Whoever can't be read is not judged where this is ignored.",
+         "Whoever can't be read is not judged where this is ignored, but for what the "
+         "profile asks of readers (`admit`).",
          {true, true}},
     [GUARD_READER_UID] = {"reader-uid",
                           "The reader's user is one that the profile admits.",

@@ -46,8 +46,9 @@ enum { GUARD_FINDINGS_MAX = 64, GUARD_TEXT_MAX = 224, GUARD_READERS_MAX = 512 };
 struct guard_config {
     const char *source;     /* SRC, or NULL */
     const char *mountpoint; /* MNT, or NULL */
-    uint64_t lock_bytes;    /* that RLIMIT_MEMLOCK has to allow; 0: not judged */
-    bool buffers_locked;    /* what holds keys and plaintext is locked: swap is no matter */
+    uint64_t lock_keys;     /* bytes that RLIMIT_MEMLOCK has to allow; 0: not judged */
+    uint64_t lock_all;      /* if it allows so many at the start, all that holds keys and plaintext
+                               is locked, and swap is no matter; 0: it never is */
     bool tool; /* a command that looks and ends: dumpable and core-limit are not judged */
 };
 

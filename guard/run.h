@@ -48,6 +48,7 @@ struct guard_subject {
     size_t code_count;
     int64_t exiting_ns; /* since when the first thread is on its way out; 0: it is not */
     int64_t full_ns;    /* reader: when everything was last looked at */
+    pid_t asks;         /* reader: the thread that wants to open a file; 0: none just now */
 };
 
 struct guard_run {
@@ -85,6 +86,9 @@ void guard_check_kernel(struct guard_run *r);
 void guard_check_machine(struct guard_run *r); /* namespaces, devices, sockets */
 void guard_check_trees(struct guard_run *r);   /* SELF */
 void guard_check_reader(struct guard_run *r);  /* STRANGER: who may read at all */
+/* STRANGER: the same of one of its threads, of which `st` is known. */
+void guard_check_reader_thread(struct guard_run *r, int tasks_fd, const char *tid,
+                               const struct guard_status *st);
 
 /* Takes the files of which code is mapped. */
 int guard_code_take(struct guard_subject *s, struct ct_err *err);

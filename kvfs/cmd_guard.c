@@ -11,6 +11,7 @@
 #include "guard/tree.h"
 #include "kvfs/args.h"
 #include "kvfs/kvfs.h"
+#include "kvfs/mount/limits.h"
 #include "kvfs/term.h"
 
 enum { WIDTH = 76, SHOWN = 5 };
@@ -153,7 +154,8 @@ static int check(const struct arg *a, struct ct_err *err)
 {
     static struct guard_report report;
     char source[PATH_MAX];
-    struct guard_config config = {.tool = true};
+    const struct kvfs_locks locks = kvfs_raise_limits(kvfs_auto_memory(""));
+    struct guard_config config = {.tool = true, .lock_keys = locks.keys, .lock_all = locks.all};
     struct guard_profile *p = NULL;
     struct guard *g = NULL;
     if (a->source && !(config.source = realpath(a->source, source))) {

@@ -46,7 +46,7 @@ int kvfs_keys_arg_add(struct kvfs_keys_arg *a, const char *path);
 /* --key and --key-dir, as a child of a command's parser; its input is a struct kvfs_keys_arg. */
 extern const struct argp kvfs_keys_argp;
 
-/* No core dump of this process from here on. */
+/* No core dump of this process from here on, nor memory of it in one that a debugger makes. */
 void kvfs_no_core(void);
 
 /* Reads all of them, or, where no --key was given, the environment variable. CT_NOKEY with a

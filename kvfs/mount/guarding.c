@@ -146,7 +146,7 @@ static int open_link(struct kvfs_guarding *g, struct ct_err *err)
 }
 
 int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_config *config,
-                      struct kvfs_guarding **out, struct ct_err *err)
+                      struct kvfs_locks locks, struct kvfs_guarding **out, struct ct_err *err)
 {
     *out = NULL;
     if (!config->guarded) {
@@ -157,7 +157,10 @@ int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_con
         return ct_err_set(err, CT_NOMEM, "no memory for the guard");
     }
     g->profile = profile;
-    g->config = (struct guard_config){.source = config->source, .mountpoint = config->mountpoint};
+    g->config = (struct guard_config){.source = config->source,
+                                      .mountpoint = config->mountpoint,
+                                      .lock_keys = locks.keys,
+                                      .lock_all = locks.all};
     *out = g;
     if (open_link(g, err) || guard_new(profile, &g->config, &g->guard, err)) {
         return -1;

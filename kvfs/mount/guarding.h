@@ -10,6 +10,7 @@
 #include "keyclient/measure.h"
 #include "kvfs/mount/config.h"
 #include "kvfs/mount/control.h"
+#include "kvfs/mount/limits.h"
 #include "kvfs/mount/mounter.h"
 
 struct kvfs_guarding;
@@ -21,9 +22,9 @@ int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct k
 
 /* Takes the start state, makes this process undumpable, and judges it: what fails is printed, with
  * what to do, and is CT_REJECTED. NULL in *out where nothing is to be checked. `profile` and
- * `config` are borrowed. */
+ * `config` are borrowed; `locks`: what RLIMIT_MEMLOCK is judged by. */
 int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_config *config,
-                      struct kvfs_guarding **out, struct ct_err *err);
+                      struct kvfs_locks locks, struct kvfs_guarding **out, struct ct_err *err);
 /* The mount is there. */
 int kvfs_guarding_mounted(struct kvfs_guarding *g, const struct kvfs_mounted *m,
                           struct ct_err *err);

@@ -6,9 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define CGROUPS "/sys/fs/cgroup"
+
+/* Beside the slots: keys, headers, stacks. A page a secret; kvfs/serve/slots.c leaves them all of
+ * a limit as low as that. */
+static const uint64_t lock_margin = 64 << 20;
+static const uint64_t lock_keys = 1 << 20;
 
 /* Where the files of a controller may lie, and whether that is cgroup 2. */
 static const struct {
@@ -207,4 +213,21 @@ uint32_t kvfs_auto_threads(const char *root)
         count = quota;
     }
     return count > 0 ? (uint32_t)count : 1;
+}
+
+struct kvfs_locks kvfs_raise_limits(uint64_t memory)
+{
+    struct rlimit r;
+    rlim_t want = memory + lock_margin;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &r);
+    }
+    const struct rlimit more = {want, want};
+    if (getrlimit(RLIMIT_MEMLOCK, &r) == 0 &&
+        (geteuid() != 0 || r.rlim_max >= want || setrlimit(RLIMIT_MEMLOCK, &more))) {
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_MEMLOCK, &r);
+    }
+    return (struct kvfs_locks){.keys = lock_keys, .all = want};
 }

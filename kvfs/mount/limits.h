@@ -1,7 +1,7 @@
 /*
  * How much of the machine a mount may take when nobody says: what cgroups (version 1 and 2) and
  * affinity leave to this process. `root` is where /proc and /sys/fs/cgroup are looked for: "" but
- * in tests.
+ * in tests. And the resource limits that a worker wants.
  */
 #ifndef KVFS_MOUNT_LIMITS_H
 #define KVFS_MOUNT_LIMITS_H
@@ -17,5 +17,14 @@ uint64_t kvfs_auto_memory(const char *root);
 uint64_t kvfs_available_memory(const char *root);
 /* Processors that this process may use, at least 1. */
 uint32_t kvfs_auto_threads(const char *root);
+
+/* Bytes that RLIMIT_MEMLOCK has to allow a worker, so that its keys are locked, or all. */
+struct kvfs_locks {
+    uint64_t keys, all;
+};
+
+/* Raises this process's limits, which its worker inherits, to what one with `memory` bytes of
+ * plaintext wants, as far as it may: descriptors, and locked memory. */
+struct kvfs_locks kvfs_raise_limits(uint64_t memory);
 
 #endif

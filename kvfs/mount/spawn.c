@@ -15,30 +15,7 @@
 
 #include "kvfs/mount/child.h"
 
-/* Beside the slots: keys, headers, stacks. */
-static const rlim_t lock_margin = 64 << 20;
-
 enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX };
-
-static void raise_limits(uint64_t memory)
-{
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
-        r.rlim_cur = r.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &r);
-    }
-    if (getrlimit(RLIMIT_MEMLOCK, &r) == 0) {
-        rlim_t want = memory + lock_margin;
-        if (geteuid() == 0 && r.rlim_max < want) {
-            const struct rlimit more = {want, want};
-            if (setrlimit(RLIMIT_MEMLOCK, &more) == 0) {
-                return;
-            }
-        }
-        r.rlim_cur = r.rlim_max;
-        (void)setrlimit(RLIMIT_MEMLOCK, &r);
-    }
-}
 
 /* Short turns, for supervisor and worker: what they do for a lookup takes microseconds, and on a
  * machine full of busy readers the kernel (6.12 and later) lets them in at once only if they ask
@@ -124,7 +101,6 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
 {
     int pair[2];
     int pipes[2];
-    raise_limits(how->config->memory);
     ask_for_short_turns();
     ct_autofd shared = make_shared(how->mounted->shared_fd, &out->shared, err);
     if (shared < 0) {

@@ -30,7 +30,7 @@ struct kvfs_start {
     uint32_t measured_count;
 };
 
-/* Starts it and says hello. Limits of descriptors and locked memory are raised for both. */
+/* Starts it and says hello. Its limits are ours. */
 int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err);
 
 /* "exit 1", "killed by signal 9 (Killed)", of what waitpid() said. */

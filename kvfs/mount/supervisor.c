@@ -21,6 +21,7 @@
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/guarding.h"
 #include "kvfs/mount/keeper.h"
+#include "kvfs/mount/limits.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
 #include "kvfs/mount/requests.h"
@@ -480,7 +481,8 @@ static int start(struct supervisor *s, struct ct_err *err)
 {
     const struct kvfs_mount_options *o = s->job->options;
     struct ct_err why = CT_ERR_INIT;
-    if (kvfs_guarding_new(s->job->profile, s->config, &s->guarding, err) ||
+    const struct kvfs_locks locks = kvfs_raise_limits(s->config->memory);
+    if (kvfs_guarding_new(s->job->profile, s->config, locks, &s->guarding, err) ||
         kvfs_mounter_mount(s->config, o->noexec, &s->mounted, err)) {
         return -1;
     }

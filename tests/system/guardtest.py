@@ -1,5 +1,6 @@
 """What the tests of the guard share: a guard that runs and is asked, processes that do things that
 it has to find, and containers of runc and podman."""
+import contextlib
 import ctypes
 import json
 import os
@@ -7,7 +8,7 @@ import re
 import shutil
 import subprocess
 
-from kvfstest import KVFS, Checks, die_with_parent, in_namespace, run, workdir
+from kvfstest import KVFS, Checks, Skip, die_with_parent, in_namespace, run, wait_for, workdir
 
 checks = Checks()
 check = checks.check
@@ -151,6 +152,31 @@ def in_first_namespaces():
 def write_sys(name, value):
     with open(name, "w", encoding="ascii") as file:
         file.write(value)
+
+
+@contextlib.contextmanager
+def new_cgroup(kind="cgroup.procs"):
+    """The path of a file by which a process (`tasks`: a thread, in version 1) is put into a cgroup
+    that is made for it; who is in it goes back in the end."""
+    top = next((d for d in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup")
+                if os.access(f"{d}/{kind}", os.W_OK)), None)
+    if not top:
+        raise Skip("no cgroup that can be written")
+    group = f"{top}/kvfs-test-{os.urandom(6).hex()}"  # pids are of a namespace
+    os.mkdir(group)
+
+    def removed():
+        with open(f"{group}/{kind}", encoding="ascii") as left:
+            for one in left.read().split():
+                with contextlib.suppress(OSError):
+                    write_sys(f"{top}/{kind}", one)
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+        return not os.path.exists(group)
+    try:
+        yield f"{group}/{kind}"
+    finally:
+        wait_for(removed, 5, "the cgroup's end")
 
 
 def nnp():

@@ -175,9 +175,9 @@ def memory_of(pid):
                     continue
 
 
-def found_in(pid, known):
-    """Which of {name: bytes} the memory of a process holds."""
-    parts = list(memory_of(pid))
+def found_in(where, known):
+    """Which of {name: bytes} the memory of a process (by pid), or something of bytes, holds."""
+    parts = list(memory_of(where)) if isinstance(where, int) else [where]
     return {name for name, value in known.items() if any(value in part for part in parts)}
 
 
@@ -322,6 +322,7 @@ def open_device():
         os.mknod(node, 0o20666, os.stat("/dev/fuse").st_rdev)
         os.chmod(node, 0o666)
         run("mount", "--bind", node, "/dev/fuse", check=True)
+        run("umount", "-l", directory, check=True)  # or the working directory could not be removed
 
 
 def write_long(directory, mib):

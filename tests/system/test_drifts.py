@@ -21,7 +21,7 @@ import sys
 import time
 
 import podtest
-from guardtest import BIND, NODEV, NOEXEC, NOSUID, REMOUNT, TOOL, Tool, inside
+from guardtest import BIND, NODEV, NOEXEC, NOSUID, REMOUNT, TOOL, Tool, inside, new_cgroup
 from ksclient import Server
 from kspod import Published, World
 from kvfstest import Checks, Skip, kvfs, mounts_at, run, sanitized, wait_for, workdir
@@ -305,14 +305,9 @@ def loses_a_library(s):
 
 
 def other_cgroup(s):
-    top = next((d for d in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup")
-                if os.access(d, os.W_OK)), None)
-    if not top:
-        raise Skip("no cgroup that can be written")
-    group = f"{top}/kvfs-test-{os.getpid()}"
-    os.mkdir(group)
-    s.after.callback(os.rmdir, group)
-    write(f"{group}/cgroup.procs", str(s.reader.pid))
+    procs = s.after.enter_context(new_cgroup())
+    s.begun = time.monotonic_ns()
+    write(procs, str(s.reader.pid))
 
 
 KVFS_FILE = "usr/bin/kvfs"
@@ -403,7 +398,7 @@ DRIFTS = [
 ]
 SHORT = ["kvfs: a mount", "kvfs: over the source", "kvfs: the root writable",
          "kvfs: a device", "kvfs: code patched in memory", "reader: a mount, and away again",
-         "reader: a device", "reader: code in a memfd", "reader: traced"]
+         "reader: a device", "reader: code in a memfd", "reader: traced", "reader: another cgroup"]
 PODMAN = ["kvfs: a mount", "kvfs: the root writable", "kvfs: a device",
           "reader: a mount, and away again", "reader: code in a memfd"]
 

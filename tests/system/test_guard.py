@@ -246,11 +246,19 @@ def test_machine():
         run("dd", "if=/dev/zero", f"of={file}", "bs=1M", "count=1", check=True)
         os.chmod(file, 0o600)
         run("mkswap", file, check=True)
-        with Guard(which) as g:
+        # Stands for a cgroup of version 2, which not every machine has.
+        none = in_namespace("mount -t tmpfs none /sys/fs/cgroup; "
+                            "echo 0 >/sys/fs/cgroup/memory.swap.max")
+        with Guard(which) as g, Guard(which, "lock-all=4096") as locked, \
+                Guard(which, f"lock-all={1 << 60}") as too_much, \
+                Guard(which, prefix=none) as forbidden:
             if run("swapon", file).returncode:
                 raise Skip("no swapon here")
             try:
                 g.finds("swap")
+                too_much.finds("swap")
+                locked.finds_nothing()
+                forbidden.finds_nothing()
             finally:
                 run("swapoff", file, check=True)
 

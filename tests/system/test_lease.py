@@ -517,14 +517,18 @@ def deks(world, name):
             for e in json.loads(fields["__encryption__"]).values()]
 
 
-def test_memory(world):
+def secrets_of(world):
     """With tensors of different content, each value is found nowhere else."""
+    return {"API key": world.bob.encode(),
+            "plaintext": read(f"{world.plain['m']}/{SHARDS[0]}")[-100000:-99968],
+            **{f"DEK {i}": dek for i, dek in enumerate(deks(world, "m"))}}
+
+
+def test_memory(world):
     if sanitized():
         checks.skip("memory after sealing", "a sanitizer keeps what was freed")
         return
-    known = {"API key": world.bob.encode(),
-             "plaintext": read(f"{world.plain['m']}/{SHARDS[0]}")[-100000:-99968],
-             **{f"DEK {i}": dek for i, dek in enumerate(deks(world, "m"))}}
+    known = secrets_of(world)
     world.server.sql("UPDATE models SET lease_seconds = 3")
     for how, cache in (("seal", "page"), ("revoke", "resident")):
         with check(f"{how}: key, DEKs and plaintext are in the worker before, and in no process "
@@ -738,4 +742,5 @@ def main():
     return checks.finish()
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

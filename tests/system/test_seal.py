@@ -12,6 +12,7 @@ import threading
 import time
 
 from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, secrets_of, write
+from guardtest import new_cgroup
 from kvfstest import (KVFS, SECONDS, Checks, Mount, Skip, alive, found_in, kvfs, processes, run,
                       sanitized, wait_for)
 
@@ -266,6 +267,19 @@ def test_admission(source, shard):
                 sealed_by(m, "tracer", 5)
                 strace.terminate()
             holder.end()
+    with check("a second reader in another cgroup: EPERM; the first one moved there: sealed"):
+        which = profile("pinned", "reader-pin require\nadmit pin cgroup\nperiod 100")
+        with new_cgroup() as procs, Mount(source, keys=[READER],
+                                          options=[f"guard={which}"]) as m:
+            holder = Holder(f"{m.path}/{shard}")
+            ran = run("sh", "-c", f"echo $$ >{procs}; exec sha256sum {m.path}/{shard}")
+            assert ran.returncode == 1 and "not permitted" in ran.stderr, ran
+            assert run("sha256sum", f"{m.path}/{shard}").returncode == 0
+            assert m.status()["state"] == "serving" and not gone(holder)
+            write(procs, str(holder.pid))
+            wait_for(lambda: gone(holder), 2, "the seal")
+            sealed_by(m, "reader-pin: it is in another cgroup")
+            holder.end()
     with check("600 opens at once: none is refused because the guard is busy"):
         which = profile("crowd", "reader-uid require\nadmit uid 0")
         with Mount(source, keys=[READER], options=[f"guard={which}"]) as m:
@@ -310,6 +324,32 @@ def test_strict(source):
         ran = kvfs("mount", source, where, "--key", READER, "--guard=strict", check=False)
         assert ran.returncode == 1 and "guard: root-ro:" in ran.stderr, ran
         assert "guard: capabilities:" in ran.stderr and not os.listdir(where)
+    with check("memlock: refused where less may be locked than keys need, by strict too"):
+        write(path("locks"), "profile locks\n* ignore\nmemlock require\n")
+        little = ["setpriv", "--bounding-set=-sys_resource", "prlimit", "--memlock=524288"]
+        for which in (path("locks"), "strict"):
+            ran = run(*little, KVFS, "mount", source, where, "--key", READER, "--guard", which)
+            assert ran.returncode == 1 and "guard: memlock: 512 KiB" in ran.stderr, ran
+            assert "1024 KiB are needed" in ran.stderr and "--ulimit memlock" in ran.stderr, ran
+        ran = run(*little, KVFS, "guard", "check")
+        assert "FAILED  memlock" in ran.stdout, ran
+        ran = kvfs("mount", source, where, "--key", READER, "--guard=strict", check=False)
+        assert "guard: memlock" not in ran.stderr, ran
+    with check("memlock: enough for keys; drift only wants that it stays"):
+        for which, limit in ((path("locks"), 4 << 20), ("drift", 1 << 19)):
+            with Mount(source, keys=[READER], options=[f"guard={which}"],
+                       prefix=[*little[:-1], f"--memlock={limit}"]) as m:
+                status = m.status()
+                assert status["state"] == "serving", status
+                assert sanitized() or 0 < status["memory"]["locked"] <= limit, status["memory"]
+    with check("all is locked where it may be"):
+        enough = ["prlimit", f"--memlock={96 << 20}"]
+        if run(*enough, "true").returncode:
+            raise Skip("the limit can't be raised here")
+        if sanitized():
+            raise Skip("a sanitizer locks nothing")
+        with Mount(source, keys=[READER], options=["memory=32M"], prefix=enough) as m:
+            assert m.status()["memory"]["locked"] >= 30 << 20, m.status()["memory"]
     with check("a profile that is none: usage"):
         write(path("broken"), "profile broken\nno-such-check require\n")
         for which in ("sometimes", path("broken"), path("nowhere/else")):

@@ -1,12 +1,15 @@
 /*
  * The guard, and those that it looks at, for tests/system/test_guard.py.
  *
- *     guard_tool watch PROFILE [source=DIR] [mount=DIR] [lock=BYTES] [first=DEED]… [after=DEED]
+ *     guard_tool watch PROFILE [OPTION]…
  *     guard_tool idle            a reader, or another process of kvfs
  *     guard_tool trace PID       traces it until stdin ends
  *     guard_tool load            holds an eBPF program that traces until stdin ends
  *     guard_tool inject PID DEED has another process do something, and lets it go (guard_inject.c)
  *     guard_tool read FILE       a reader that goes on reading (guard_reader.c)
+ *
+ * Options: source=DIR, mount=DIR, lock=BYTES, lock-all=BYTES, first=DEED (more than one),
+ * after=DEED.
  *
  * The first two read lines: `do DEED` has the process do something that ought to be found. `watch`
  * also knows `check`, `full`, `own PID`, `mounted MAJOR:MINOR`, `admit PID`, `admit-many PID N`,
@@ -20,6 +23,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,20 +151,46 @@ static int run(const char *arg)
     return execv(path, argv);
 }
 
+/* By itself, which glibc's functions would not do. */
+static int be_another(const char *how)
+{
+    if (strncmp(how, "uid ", 4) == 0) {
+        uid_t uid = (uid_t)strtoul(how + 4, NULL, 10);
+        return (int)syscall(SYS_setresuid, uid, uid, uid);
+    }
+    return strcmp(how, "mnt") == 0 ? unshare(CLONE_FS | CLONE_NEWNS) : 0;
+}
+
+struct another {
+    const char *how;
+    int error;
+    sem_t begun;
+};
+
 static void *sleep_on(void *arg)
 {
-    (void)arg;
+    struct another *a = arg;
+    a->error = be_another(a->how) ? errno : 0;
+    (void)sem_post(&a->begun);
     for (;;) {
         pause();
     }
     return NULL;
 }
 
+/* [uid UID|mnt]: a thread, which is another user, or in another mount namespace. */
 static int thread(const char *arg)
 {
+    static struct another a;
     pthread_t t;
-    (void)arg;
-    return pthread_create(&t, NULL, sleep_on, NULL) ? -1 : 0;
+    a.how = arg;
+    if (sem_init(&a.begun, 0, 0) || pthread_create(&t, NULL, sleep_on, &a)) {
+        return -1;
+    }
+    while (sem_wait(&a.begun)) {
+    }
+    errno = a.error;
+    return errno ? -1 : 0;
 }
 
 /* The first thread ends, another one stays. */
@@ -294,7 +324,9 @@ static int prepare(int argc, char **argv, struct guard_config *config)
         } else if (strcmp(argv[i], "after") == 0) {
             after = value;
         } else if (strcmp(argv[i], "lock") == 0) {
-            config->lock_bytes = strtoul(value, NULL, 10);
+            config->lock_keys = strtoul(value, NULL, 10);
+        } else if (strcmp(argv[i], "lock-all") == 0) {
+            config->lock_all = strtoul(value, NULL, 10);
         } else {
             *(argv[i][0] == 's' ? &config->source : &config->mountpoint) = value;
         }
