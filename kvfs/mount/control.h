@@ -47,6 +47,9 @@ enum { KVFS_KEY_FILES_MAX = 256, KVFS_TEXT_MAX = 1024 };
 struct kvfs_shared {
     uint64_t highest_node; /* node ids are dense and never reused: 1..highest_node */
     uint64_t sealed;
+    uint64_t progress;   /* of taking things back: another value means that something has been */
+    uint64_t lease_ends; /* the first of the leases: milliseconds of CLOCK_BOOTTIME; 0: there is
+                            none. Until then, and a little longer, the worker may have to end it */
 };
 
 enum kvfs_request_type {

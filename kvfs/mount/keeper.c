@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "format/base/file.h"
 #include "format/base/log.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
@@ -24,7 +23,8 @@ static void unmount(void *ctx)
     }
 }
 
-enum { SEALING_MS = 8000, DYING_MS = 500 };
+/* As the supervisor would be, who comes first where both look. */
+enum { SEALING_MS = 8000, SEALING_LONGEST_MS = 610000, DYING_MS = 500 };
 
 /* A pidfd is readable once its process has ended and closed all it had open. */
 static bool wait_for_end(int pidfd, int ms)
@@ -36,19 +36,6 @@ static bool wait_for_end(int pidfd, int ms)
     return n > 0;
 }
 
-/* Killed, though a thread of it lives on: one that the kernel can't let go. */
-static bool is_half_dead(pid_t pid)
-{
-    char path[32];
-    char text[256];
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    text[n > 0 ? n : 0] = '\0';
-    const char *state = strrchr(text, ')');
-    return state && strncmp(state, ") Z", 3) == 0;
-}
-
 /* A worker that others killed may be half dead; then the supervisor hears nothing of it. */
 static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_worker *w,
                                 int supervisor)
@@ -56,7 +43,7 @@ static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_
     bool dying = false;
     while (!wait_for_end(supervisor, DYING_MS)) {
         bool before = dying;
-        dying = is_half_dead(w->pid) && !wait_for_end(w->pidfd, 0);
+        dying = kvfs_worker_is_half_dead(w->pid) && !wait_for_end(w->pidfd, 0);
         if (before && dying) {
             ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
             kvfs_mounter_abort(m);
@@ -67,8 +54,13 @@ static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_
 /* The worker seals itself when the supervisor is gone. */
 static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_worker *w)
 {
-    for (int waited = 0; waited < SEALING_MS; waited += DYING_MS) {
-        bool dying = is_half_dead(w->pid);
+    uint64_t progress = 0;
+    int waited = 0;
+    for (int all = 0; waited < SEALING_MS && all < SEALING_LONGEST_MS; all += DYING_MS) {
+        uint64_t before = progress;
+        progress = __atomic_load_n(&w->shared->progress, __ATOMIC_RELAXED);
+        waited = progress == before ? waited + DYING_MS : 0;
+        bool dying = kvfs_worker_is_half_dead(w->pid);
         if (wait_for_end(w->pidfd, DYING_MS)) {
             return;
         }

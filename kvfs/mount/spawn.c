@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "format/base/file.h"
+
 /* Beside the slots: keys, headers, stacks. */
 static const rlim_t lock_margin = 64 << 20;
 
@@ -199,6 +201,18 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     }
     (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
     return say_hello(out->control, how, err);
+}
+
+bool kvfs_worker_is_half_dead(pid_t pid)
+{
+    char path[32];
+    char text[256];
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = '\0';
+    const char *state = strrchr(text, ')');
+    return state && strncmp(state, ") Z", 3) == 0;
 }
 
 void kvfs_worker_describe_end(int status, char out[static 64])
