@@ -4,7 +4,6 @@ readers were given is taken back all the same, and at once; who waits for a read
 worker that is killed then, and can't die."""
 import contextlib
 import errno
-import mmap
 import os
 import signal
 import subprocess
@@ -12,11 +11,9 @@ import sys
 import time
 
 from clitest import write
-from kvfstest import (KVFS, Checks, Model, die_with_parent, mounts_at, no_mount, run, sanitized,
-                      wait_for, workdir)
+from kvfstest import (KVFS, Checks, HungSource, Model, Mount, die_with_parent, mounts_at, no_mount, outcome,
+                      proc_status, run, sanitized, wait_for, workdir)
 
-TOOL = os.path.join(os.environ.get("KVFS_TOOLS") or
-                    os.path.join(os.path.dirname(os.path.dirname(KVFS)), "tests"), "slow_source")
 LIMIT = 0.5 if not sanitized() else 2.0  # seconds until nothing is readable any more
 
 checks = Checks()
@@ -51,34 +48,6 @@ try:
 except OSError as error:
     sys.exit(error.errno)
 """
-
-
-class Source:
-    """A model behind slow_source. Reads of it bypass its page cache, so that each can hang."""
-
-    def __init__(self, directory):
-        self.path = os.path.join(workdir(), "far/source")
-        os.makedirs(self.path, exist_ok=True)
-        run(TOOL, directory, self.path, 0, 0, "direct", check=True)
-        self.device = mounts_at(self.path)[-1][0]
-        self.pid = next(int(pid) for pid in filter(str.isdigit, os.listdir("/proc"))
-                        if self.path in words_of(pid) and TOOL in words_of(pid))
-
-    def hang(self):
-        os.kill(self.pid, signal.SIGUSR1)
-
-    def go_on(self):
-        os.kill(self.pid, signal.SIGUSR2)
-
-    def end(self):
-        self.go_on()
-        run("umount", "-l", self.path, check=True)
-
-
-def words_of(pid):
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read().decode(errors="replace").split("\0")
-    return []
 
 
 def started(script, name):
@@ -122,7 +91,7 @@ class Readers:
 
 @contextlib.contextmanager
 def hung(model, *options):
-    source = Source(model.encrypted)
+    source = HungSource(model.encrypted, os.path.join(workdir(), "far/source"))
     readers = None
     try:
         with mount(source, model, *options) as m:
@@ -137,7 +106,6 @@ def hung(model, *options):
 
 
 def mount(source, model, *options):
-    from kvfstest import Mount  # pylint: disable=import-outside-toplevel
     return Mount(source.path, keys=[model.reader], options=["cache=page", "threads=2", *options])
 
 
@@ -170,6 +138,27 @@ def seals(model):
                 assert took < LIMIT + more, took
 
 
+def patience():
+    """Each invalidation is made to take a second, as that of some GiB does."""
+    if sanitized():
+        return
+    model = Model(mib=8, shards=8, name="many")
+    with check("a seal that takes long, but goes on, is left alone"):
+        with model.mount("guard=off", "cache=page") as m:
+            for number in range(len(model.shards)):
+                assert outcome(model.shown(m, number)) == model.plain_bytes(number)
+            with subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=writev", "-e",
+                                   "inject=writev:delay_enter=1000000", "-p", str(m.worker)]) as strace:
+                wait_for(lambda: proc_status(m.worker)["TracerPid"] == str(strace.pid), 5, "the tracer")
+                begun = time.monotonic()
+                with subprocess.Popen([KVFS, "seal", m.path]) as seal:
+                    assert seal.wait(60) == 0
+                took = time.monotonic() - begun
+                strace.terminate()
+            assert m.status()["state"] == "sealed" and outcome(model.shown(m)) == "EKEYREVOKED"
+            assert took > 8, took
+
+
 def kills(model):
     with check("kill -9 of a worker that can't die, since its source hangs: nothing stays readable"):
         with hung(model) as (m, readers, source):
@@ -191,6 +180,7 @@ def main():
         run("mount", "-t", "fusectl", "none", control)
     seals(model)
     kills(model)
+    patience()
     return checks.finish()
 
 
