@@ -24,7 +24,7 @@ static void unmount(void *ctx)
 }
 
 /* As the supervisor would be, who comes first where both look. */
-enum { SEALING_MS = 8000, SEALING_LONGEST_MS = 610000, DYING_MS = 500 };
+enum { SEALING_MS = 8000, SEALING_LONGEST_MS = 610000, DYING_MS = 500, DEAD_MS = 4000 };
 
 /* A pidfd is readable once its process has ended and closed all it had open. */
 static bool wait_for_end(int pidfd, int ms)
@@ -36,18 +36,26 @@ static bool wait_for_end(int pidfd, int ms)
     return n > 0;
 }
 
-/* A worker that others killed may be half dead; then the supervisor hears nothing of it. */
+/* A worker that others killed may be half dead; then the supervisor hears nothing of it for a
+ * while. Nor does a supervisor that hangs in its source, or was stopped: what it does not do for a
+ * dead worker is done here. */
 static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_worker *w,
                                 int supervisor)
 {
     bool dying = false;
-    while (!wait_for_end(supervisor, DYING_MS)) {
+    int dead = 0;
+    while (dead < DEAD_MS && !wait_for_end(supervisor, DYING_MS)) {
         bool before = dying;
-        dying = kvfs_worker_is_half_dead(w->pid) && !wait_for_end(w->pidfd, 0);
+        bool ended = wait_for_end(w->pidfd, 0);
+        dying = !ended && kvfs_worker_is_half_dead(w->pid);
         if (before && dying) {
             ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
             kvfs_mounter_abort(m);
         }
+        dead = ended || dying ? dead + DYING_MS : 0;
+    }
+    if (dead >= DEAD_MS) { /* its descriptor would keep requests waiting */
+        kvfs_mounter_abort(m);
     }
 }
 
@@ -85,7 +93,7 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
         kvfs_mounter_forget(m); /* as it should be */
         return;
     }
-    ct_log(CT_LOG_ERROR, "supervisor and worker are dead: unmounting");
+    ct_log(CT_LOG_ERROR, "supervisor and worker are dead, or as good as that: unmounting");
     if (residents >= 0) {
         kvfs_tmpfs_revoke(residents);
     }

@@ -382,10 +382,8 @@ static int timeout(const struct supervisor *s)
 
 static bool is_lease_over(const struct supervisor *s)
 {
-    struct timespec now;
     int64_t ends = (int64_t)__atomic_load_n(&s->worker.shared->lease_ends, __ATOMIC_RELAXED);
-    (void)clock_gettime(CLOCK_BOOTTIME, &now);
-    return ends && (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - LATE_MS > ends;
+    return ends && ct_boot_ms() - LATE_MS > ends;
 }
 
 /* What nobody tells us. */
