@@ -36,17 +36,37 @@ static bool wait_for_end(int pidfd, int ms)
     return n > 0;
 }
 
+/* For how long a worker has been sealing without taking anything back. */
+struct stall {
+    uint64_t progress;
+    int ms;
+};
+
+static void look_at_seal(struct stall *s, const struct kvfs_worker *w)
+{
+    uint64_t before = s->progress;
+    s->progress = __atomic_load_n(&w->shared->progress, __ATOMIC_RELAXED);
+    bool sealing = __atomic_load_n(&w->shared->sealed, __ATOMIC_RELAXED) == 1;
+    s->ms = sealing && s->progress == before ? s->ms + DYING_MS : 0;
+    if (s->ms == SEALING_MS) {
+        ct_log(CT_LOG_ERROR, "the worker does not seal, and nobody ends it: killing it");
+        (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+    }
+}
+
 /* A worker that others killed may be half dead; then the supervisor hears nothing of it for a
- * while. Nor does a supervisor that hangs in its source, or was stopped: what it does not do for a
- * dead worker is done here. */
+ * while. Nor does a supervisor that hangs in its source, or was stopped: what it does not do for
+ * the worker is done here. */
 static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_worker *w,
                                 int supervisor)
 {
+    struct stall stall = {0};
     bool dying = false;
     int dead = 0;
     while (dead < DEAD_MS && !wait_for_end(supervisor, DYING_MS)) {
         bool before = dying;
         bool ended = wait_for_end(w->pidfd, 0);
+        look_at_seal(&stall, w);
         dying = !ended && kvfs_worker_is_half_dead(w->pid);
         if (before && dying) {
             ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
@@ -54,7 +74,7 @@ static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_
         }
         dead = ended || dying ? dead + DYING_MS : 0;
     }
-    if (dead >= DEAD_MS) { /* its descriptor would keep requests waiting */
+    if (dead >= DEAD_MS) { /* the supervisor's descriptor would keep requests waiting */
         kvfs_mounter_abort(m);
     }
 }

@@ -211,6 +211,7 @@ bool kvfs_worker_is_half_dead(pid_t pid)
     ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
     text[n > 0 ? n : 0] = '\0';
+    /* pid (name) state … */
     const char *state = strrchr(text, ')');
     return state && strncmp(state, ") Z", 3) == 0;
 }

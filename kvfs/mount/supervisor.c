@@ -339,7 +339,7 @@ static int on_worker_end(struct supervisor *s)
     char how[64];
     int status = 0;
     if (waitpid(s->worker.pid, &status, WNOHANG) == 0) {
-        ct_log(CT_LOG_ERROR, "the worker can't end: its source does not answer");
+        ct_log(CT_LOG_ERROR, "the worker can't end: a thread of it waits in the kernel");
         status = SIGKILL;
     }
     kvfs_warmer_signal(&s->warmer, SIGKILL); /* nobody will answer it */
@@ -399,8 +399,7 @@ static void look(struct supervisor *s)
         s->sealed = true; /* by us, once it is dead */
         end_worker(s);
     } else if (s->stage <= SEALED && kvfs_worker_is_half_dead(s->worker.pid)) {
-        enter(s, KILLED,
-              DYING_MS); /* by others; its pidfd tells of nothing before all of it ends */
+        enter(s, KILLED, DYING_MS); /* by others: its pidfd tells only of a whole end */
     }
 }
 

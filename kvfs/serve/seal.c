@@ -157,6 +157,7 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     kvfs_audit_event_everywhere(s, "seal", kvfs_audit_why(why));
     clock_gettime(CLOCK_MONOTONIC, &end);
     atomic_store(&s->taken, true);
+    __atomic_store_n(&s->shared->sealed, 2, __ATOMIC_RELAXED);
     (void)kvfs_source_sealed(s, why->msg);
     ct_log(CT_LOG_ERROR, "sealed: %s (%lld ms)", why->msg,
            (long long)(end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);
