@@ -28,7 +28,7 @@
 #include "kvfs/mount/warmer.h"
 #include "kvfs/term.h"
 
-enum { UNMOUNTED_MS = 3000, WARMER_MS = 500, DYING_MS = 500, LOOK_MS = 1000, SAID_TURNS = 64 };
+enum { UNMOUNTED_MS = 3000, WARMER_MS = 500, DYING_MS = 500, LOOK_MS = 1000 };
 /* Without progress; in all, whatever a worker says of its progress. */
 enum { SEALING_MS = 5000, SEALING_LONGEST_MS = 600000 };
 enum { LATE_MS = 2000 }; /* may a worker be that has to end a lease */
@@ -319,20 +319,6 @@ static void on_control(struct supervisor *s)
 
 /* ---- The loop ---- */
 
-static void on_said(struct supervisor *s)
-{
-    char text[4096];
-    ssize_t n = 1;
-    for (int i = 0; i < SAID_TURNS && (n = read(s->worker.said, text, sizeof(text))) > 0; i++) {
-        kvfs_logsink_forward(text, (size_t)n);
-    }
-    if (n == 0) {
-        kvfs_logsink_forward(NULL, 0);
-        close(s->worker.said);
-        s->worker.said = -1;
-    }
-}
-
 /* The exit code of the supervisor. */
 static int on_worker_end(struct supervisor *s)
 {
@@ -344,7 +330,7 @@ static int on_worker_end(struct supervisor *s)
     }
     kvfs_warmer_signal(&s->warmer, SIGKILL); /* nobody will answer it */
     if (s->worker.said >= 0) {
-        on_said(s);
+        kvfs_logsink_drain(&s->worker.said);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
     kvfs_worker_describe_end(status, how);
@@ -433,7 +419,7 @@ static int loop(struct supervisor *s)
             continue;
         }
         if (p[1].revents) {
-            on_said(s);
+            kvfs_logsink_drain(&s->worker.said);
         }
         if (p[0].revents) {
             on_control(s);
