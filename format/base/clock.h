@@ -14,6 +14,14 @@ static inline int64_t ct_now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+/* Milliseconds of CLOCK_BOOTTIME, which goes on meanwhile: for leases. */
+static inline int64_t ct_boot_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* The moment in so many milliseconds (not negative), for waits on that clock. */
 static inline struct timespec ct_after_ms(int64_t ms)
 {

@@ -46,7 +46,10 @@ enum { KVFS_KEY_FILES_MAX = 256, KVFS_TEXT_MAX = 1024 };
 /* One page, mapped by both. Written by the worker only, with relaxed atomics. */
 struct kvfs_shared {
     uint64_t highest_node; /* node ids are dense and never reused: 1..highest_node */
-    uint64_t sealed;
+    uint64_t sealed;       /* 1: it is sealed; 2: and all is taken back */
+    uint64_t progress;     /* of taking things back: another value means that something has been */
+    uint64_t lease_ends;   /* the first of the leases: milliseconds of CLOCK_BOOTTIME; 0: there is
+                              none. Until then, and a little longer, the worker may have to end it */
 };
 
 enum kvfs_request_type {

@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "format/base/file.h"
 #include "format/base/log.h"
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
@@ -24,7 +23,8 @@ static void unmount(void *ctx)
     }
 }
 
-enum { SEALING_MS = 8000, DYING_MS = 500 };
+/* As the supervisor would be, who comes first where both look. */
+enum { SEALING_MS = 8000, SEALING_LONGEST_MS = 610000, DYING_MS = 500, DEAD_MS = 4000 };
 
 /* A pidfd is readable once its process has ended and closed all it had open. */
 static bool wait_for_end(int pidfd, int ms)
@@ -36,39 +36,59 @@ static bool wait_for_end(int pidfd, int ms)
     return n > 0;
 }
 
-/* Killed, though a thread of it lives on: one that the kernel can't let go. */
-static bool is_half_dead(pid_t pid)
+/* For how long a worker has been sealing without taking anything back. */
+struct stall {
+    uint64_t progress;
+    int ms;
+};
+
+static void look_at_seal(struct stall *s, const struct kvfs_worker *w)
 {
-    char path[32];
-    char text[256];
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    text[n > 0 ? n : 0] = '\0';
-    const char *state = strrchr(text, ')');
-    return state && strncmp(state, ") Z", 3) == 0;
+    uint64_t before = s->progress;
+    s->progress = __atomic_load_n(&w->shared->progress, __ATOMIC_RELAXED);
+    bool sealing = __atomic_load_n(&w->shared->sealed, __ATOMIC_RELAXED) == 1;
+    s->ms = sealing && s->progress == before ? s->ms + DYING_MS : 0;
+    if (s->ms == SEALING_MS) {
+        ct_log(CT_LOG_ERROR, "the worker does not seal, and nobody ends it: killing it");
+        (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+    }
 }
 
-/* A worker that others killed may be half dead; then the supervisor hears nothing of it. */
+/* A worker that others killed may be half dead; then the supervisor hears nothing of it for a
+ * while. Nor does a supervisor that hangs in its source, or was stopped: what it does not do for
+ * the worker is done here. */
 static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_worker *w,
                                 int supervisor)
 {
+    struct stall stall = {0};
     bool dying = false;
-    while (!wait_for_end(supervisor, DYING_MS)) {
+    int dead = 0;
+    while (dead < DEAD_MS && !wait_for_end(supervisor, DYING_MS)) {
         bool before = dying;
-        dying = is_half_dead(w->pid) && !wait_for_end(w->pidfd, 0);
+        bool ended = wait_for_end(w->pidfd, 0);
+        look_at_seal(&stall, w);
+        dying = !ended && kvfs_worker_is_half_dead(w->pid);
         if (before && dying) {
             ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
             kvfs_mounter_abort(m);
         }
+        dead = ended || dying ? dead + DYING_MS : 0;
+    }
+    if (dead >= DEAD_MS) { /* the supervisor's descriptor would keep requests waiting */
+        kvfs_mounter_abort(m);
     }
 }
 
 /* The worker seals itself when the supervisor is gone. */
 static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_worker *w)
 {
-    for (int waited = 0; waited < SEALING_MS; waited += DYING_MS) {
-        bool dying = is_half_dead(w->pid);
+    uint64_t progress = 0;
+    int waited = 0;
+    for (int all = 0; waited < SEALING_MS && all < SEALING_LONGEST_MS; all += DYING_MS) {
+        uint64_t before = progress;
+        progress = __atomic_load_n(&w->shared->progress, __ATOMIC_RELAXED);
+        waited = progress == before ? waited + DYING_MS : 0;
+        bool dying = kvfs_worker_is_half_dead(w->pid);
         if (wait_for_end(w->pidfd, DYING_MS)) {
             return;
         }
@@ -93,7 +113,7 @@ static void keep(struct kvfs_mounted *m, const struct kvfs_worker *w, int superv
         kvfs_mounter_forget(m); /* as it should be */
         return;
     }
-    ct_log(CT_LOG_ERROR, "supervisor and worker are dead: unmounting");
+    ct_log(CT_LOG_ERROR, "supervisor and worker are dead, or as good as that: unmounting");
     if (residents >= 0) {
         kvfs_tmpfs_revoke(residents);
     }

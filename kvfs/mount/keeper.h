@@ -1,7 +1,8 @@
 /*
  * The keeper: a process that waits until supervisor and worker are both dead, however they died,
  * and then does what the supervisor would have done: refuses, invalidates, unmounts. Meanwhile it
- * looks whether the worker is half dead (mounter.h), and ends the connection then.
+ * looks whether the worker is half dead (mounter.h), and ends the connection then; and whether it
+ * is dead, and the supervisor does nothing.
  *
  * fusermount3 would unmount as well (auto_unmount), if root or allow_other lets it look; it
  * invalidates nothing. It stays the last resort should the keeper be killed too.

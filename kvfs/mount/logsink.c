@@ -10,7 +10,7 @@
 
 #include "format/base/log.h"
 
-enum { LINE_MAX_BYTES = 1000 };
+enum { LINE_MAX_BYTES = 1000, DRAIN_TURNS = 64 };
 
 static struct {
     int fd; /* -1: syslog or stderr */
@@ -130,4 +130,18 @@ void kvfs_logsink_forward(const char *bytes, size_t n)
 const char *kvfs_logsink_last_words(void)
 {
     return sink.last_words;
+}
+
+void kvfs_logsink_drain(int *fd)
+{
+    char text[4096];
+    ssize_t n = 1;
+    for (int i = 0; i < DRAIN_TURNS && (n = read(*fd, text, sizeof(text))) > 0; i++) {
+        kvfs_logsink_forward(text, (size_t)n);
+    }
+    if (n == 0) {
+        kvfs_logsink_forward(NULL, 0);
+        close(*fd);
+        *fd = -1;
+    }
 }

@@ -22,6 +22,8 @@ void kvfs_logsink_audit(const char *line, size_t n);
 /* Bytes of the worker's stderr, which nobody vouches for: cut into lines and made printable. A
  * NULL with 0 bytes is the end. */
 void kvfs_logsink_forward(const char *bytes, size_t n);
+/* The same with what can be read from *fd by now, up to a limit. At its end: closed, and -1. */
+void kvfs_logsink_drain(int *fd);
 /* The last of them that were no log lines of ours, for a worker that died early. "" if none. */
 const char *kvfs_logsink_last_words(void);
 

@@ -89,8 +89,12 @@ void kvfs_refuse_invalidate(int clone_fd, const struct kvfs_shared *shared)
         struct fuse_notify_inval_inode_out node = {.ino = id}; /* from 0 to the end */
         head.len = sizeof(head) + sizeof(node);
         const struct iovec iov[] = {{&head, sizeof(head)}, {&node, sizeof(node)}};
-        if (writev(clone_fd, iov, 2) < 0 && errno == ENODEV) {
+        ssize_t n = writev(clone_fd, iov, 2);
+        if (n < 0 && errno == ENODEV) {
             return;
+        }
+        if (n > 0) { /* the kernel knew it: however long that takes, the end comes nearer */
+            until = ct_now_ms() + (int64_t)INVALIDATE_SECONDS * 1000;
         }
         if (id % 1024 == 0 && ct_now_ms() > until) {
             ct_log(CT_LOG_WARN, "only the first %llu of %llu nodes could be invalidated in time",

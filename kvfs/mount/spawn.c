@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "format/base/file.h"
 #include "kvfs/mount/child.h"
 
 enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX };
@@ -123,6 +124,19 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     }
     (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
     return say_hello(out->control, how, err);
+}
+
+bool kvfs_worker_is_half_dead(pid_t pid)
+{
+    char path[32];
+    char text[256];
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    ct_autofd fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = '\0';
+    /* pid (name) state … */
+    const char *state = strrchr(text, ')');
+    return state && strncmp(state, ") Z", 3) == 0;
 }
 
 void kvfs_worker_describe_end(int status, char out[static 64])

@@ -33,6 +33,9 @@ struct kvfs_start {
 /* Starts it and says hello. Its limits are ours. */
 int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err);
 
+/* Whether it was killed, though a thread of it lives on: one that the kernel can't let go. */
+bool kvfs_worker_is_half_dead(pid_t pid);
+
 /* "exit 1", "killed by signal 9 (Killed)", of what waitpid() said. */
 void kvfs_worker_describe_end(int status, char out[static 64]);
 

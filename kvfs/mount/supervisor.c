@@ -26,10 +26,13 @@
 #include "kvfs/mount/refuse.h"
 #include "kvfs/mount/requests.h"
 #include "kvfs/mount/tmpfs.h"
+#include "kvfs/mount/warmer.h"
 #include "kvfs/term.h"
 
-enum { UNMOUNTED_MS = 3000, SEALING_MS = 5000, WARMER_MS = 500, DYING_MS = 1000, SAID_TURNS = 64 };
-enum { PATIENCE_MS = 30000, LOOK_MS = 1000 }; /* with a seal that is not the guard's */
+enum { UNMOUNTED_MS = 3000, WARMER_MS = 500, DYING_MS = 500, LOOK_MS = 1000 };
+/* Without progress; in all, whatever a worker says of its progress. */
+enum { SEALING_MS = 5000, SEALING_LONGEST_MS = 600000 };
+enum { LATE_MS = 2000 }; /* may a worker be that has to end a lease */
 
 enum stage {
     STARTING, /* the worker has not said READY */
@@ -38,6 +41,8 @@ enum stage {
     UNMOUNTED, /* by us: the worker will end by itself */
     SEALING,   /* told to seal and end */
     KILLED,
+    ABORTED, /* and it did not die: the connection has been ended */
+    UNDEAD,  /* not even of that */
 };
 
 struct supervisor {
@@ -51,8 +56,10 @@ struct supervisor {
     int signal_fd;
     enum stage stage;
     int64_t deadline; /* of the stage; 0: none */
-    int warmer_fd;    /* pidfd of `kvfs warm`, -1: none */
-    pid_t warmer;
+    int64_t looked;
+    uint64_t progress; /* of sealing, when the stage began or was prolonged */
+    int64_t longest;   /* no stage is prolonged beyond; 0: none was yet */
+    struct kvfs_warmer warmer;
     bool ready;                     /* the worker has said READY */
     struct kvfs_guarding *guarding; /* NULL: no guard */
     bool sealed;                    /* the worker has taken everything back */
@@ -65,6 +72,19 @@ static void enter(struct supervisor *s, enum stage stage, int64_t ms)
 {
     s->stage = stage;
     s->deadline = ms ? ct_now_ms() + ms : 0;
+    s->progress = __atomic_load_n(&s->worker.shared->progress, __ATOMIC_RELAXED);
+}
+
+/* A worker that still takes things back is not to be killed for it: much takes long. */
+static bool prolong(struct supervisor *s)
+{
+    uint64_t before = s->progress;
+    int64_t now = ct_now_ms();
+    s->longest = s->longest ? s->longest : now + SEALING_LONGEST_MS;
+    if (now < s->longest) {
+        enter(s, s->stage, SEALING_MS);
+    }
+    return now < s->longest && s->progress != before;
 }
 
 /* ---- The waiting `kvfs mount` ---- */
@@ -92,7 +112,7 @@ static bool report(struct supervisor *s, char code)
 
 static void end_worker(struct supervisor *s)
 {
-    if (s->stage != KILLED) {
+    if (s->stage < KILLED) {
         (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGKILL, NULL, 0);
         enter(s, KILLED, DYING_MS);
     }
@@ -114,7 +134,7 @@ static void unmount(void *ctx)
     }
 }
 
-/* The worker is dead. */
+/* The worker is dead, or its connection has ended. */
 static void refuse(struct supervisor *s)
 {
     if (s->tmpfs) {
@@ -124,44 +144,6 @@ static void refuse(struct supervisor *s)
         kvfs_refuse(s->clone_fd, s->worker.shared, unmount, s);
     } else {
         unmount(s);
-    }
-}
-
-/* A process of its own reads through the mount; we never do. */
-static void start_warmer(struct supervisor *s)
-{
-    int go[2] = {-1, -1}; /* not before the guard knows it */
-    char *const argv[] = {(char[]){"kvfs"},    (char[]){"warm"},      (char[]){"--wait"},
-                          (char[]){"--quiet"}, s->config->mountpoint, NULL};
-    s->warmer = pipe2(go, O_CLOEXEC) ? -1 : fork();
-    if (s->warmer == 0) {
-        sigset_t none;
-        char byte;
-        close(go[1]);
-        ssize_t ignored = read(go[0], &byte, 1);
-        (void)ignored;
-        (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
-        (void)sigemptyset(&none);
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0);
-        (void)execv("/proc/self/exe", argv);
-        _exit(1);
-    }
-    if (s->warmer > 0) {
-        kvfs_guarding_add(s->guarding, s->warmer, true);
-    }
-    close(go[0]);
-    close(go[1]);
-    s->warmer_fd = s->warmer < 0 ? -1 : (int)syscall(SYS_pidfd_open, s->warmer, 0);
-    if (s->warmer_fd < 0) {
-        ct_log(CT_LOG_WARN, "kvfs warm can't be started: %s", strerror(errno));
-    }
-}
-
-static void signal_warmer(const struct supervisor *s, int signal)
-{
-    if (s->warmer_fd >= 0) {
-        (void)syscall(SYS_pidfd_send_signal, s->warmer_fd, signal, NULL, 0);
     }
 }
 
@@ -180,11 +162,7 @@ static void unmount_or_seal(struct supervisor *s)
 
 static void reap_warmer(struct supervisor *s)
 {
-    int status = 0;
-    (void)waitpid(s->warmer, &status, 0);
-    close(s->warmer_fd);
-    s->warmer_fd = -1;
-    ct_log(CT_LOG_INFO, "warming ended%s", status ? " before all was read" : "");
+    kvfs_warmer_reap(&s->warmer);
     if (s->stopped && s->stage == RUNNING) {
         unmount_or_seal(s);
     }
@@ -198,8 +176,8 @@ static void stop(struct supervisor *s)
     if (s->stage > SEALED) {
         return;
     }
-    if (s->warmer_fd >= 0 && s->stage == RUNNING) {
-        signal_warmer(s, SIGTERM);
+    if (s->warmer.fd >= 0 && s->stage == RUNNING) {
+        kvfs_warmer_signal(&s->warmer, SIGTERM);
         enter(s, RUNNING, WARMER_MS);
         return;
     }
@@ -210,10 +188,13 @@ static void on_deadline(struct supervisor *s)
 {
     switch (s->stage) {
     case RUNNING: /* the warmer is still there */
-        signal_warmer(s, SIGKILL);
+        kvfs_warmer_signal(&s->warmer, SIGKILL);
         unmount_or_seal(s);
         break;
-    case SEALED: /* told to by the guard */
+    case SEALED:
+        if (prolong(s)) {
+            break;
+        }
         ct_log(CT_LOG_ERROR, "the worker does not seal: killing it");
         s->sealed = true; /* by us, once it is dead */
         end_worker(s);
@@ -222,13 +203,19 @@ static void on_deadline(struct supervisor *s)
         seal_worker(s);
         break;
     case SEALING:
+        if (prolong(s)) {
+            break;
+        }
         ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
         end_worker(s);
         break;
     case KILLED:
         ct_log(CT_LOG_ERROR, "the worker can't end: ending the connection");
         kvfs_mounter_abort(&s->mounted);
-        enter(s, KILLED, 0);
+        enter(s, ABORTED, DYING_MS);
+        break;
+    case ABORTED: /* nothing is in flight any more: what is left to do needs no dead worker */
+        s->stage = UNDEAD;
         break;
     default:
         break;
@@ -264,7 +251,7 @@ static void on_guard(struct supervisor *s)
     if (*kvfs_guarding_why(s->guarding)) { /* else it ended, as it does when the worker has */
         kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
     }
-    signal_warmer(s, SIGKILL);
+    kvfs_warmer_signal(&s->warmer, SIGKILL);
     wake_worker(s);
     if (s->stage <= SEALED && !s->sealed) {
         enter(s, SEALED, SEALING_MS);
@@ -274,7 +261,7 @@ static void on_guard(struct supervisor *s)
 static void on_sealed(struct supervisor *s)
 {
     s->sealed = true;
-    signal_warmer(s, SIGKILL);
+    kvfs_warmer_signal(&s->warmer, SIGKILL);
     if (!s->ready) {
         kvfs_tell("mount", "sealed: ", s->request.text);
         s->stopped = true;
@@ -303,7 +290,7 @@ static void on_ready(struct supervisor *s)
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
     } else if (s->job->options->warm) {
-        start_warmer(s);
+        kvfs_warmer_start(&s->warmer, s->config->mountpoint, s->guarding);
     }
 }
 
@@ -343,29 +330,18 @@ static void on_control(struct supervisor *s)
 
 /* ---- The loop ---- */
 
-static void on_said(struct supervisor *s)
-{
-    char text[4096];
-    ssize_t n = 1;
-    for (int i = 0; i < SAID_TURNS && (n = read(s->worker.said, text, sizeof(text))) > 0; i++) {
-        kvfs_logsink_forward(text, (size_t)n);
-    }
-    if (n == 0) {
-        kvfs_logsink_forward(NULL, 0);
-        close(s->worker.said);
-        s->worker.said = -1;
-    }
-}
-
 /* The exit code of the supervisor. */
 static int on_worker_end(struct supervisor *s)
 {
     char how[64];
     int status = 0;
-    (void)waitpid(s->worker.pid, &status, 0);
-    signal_warmer(s, SIGKILL); /* nobody will answer it */
+    if (waitpid(s->worker.pid, &status, WNOHANG) == 0) {
+        ct_log(CT_LOG_ERROR, "the worker can't end: a thread of it waits in the kernel");
+        status = SIGKILL;
+    }
+    kvfs_warmer_signal(&s->warmer, SIGKILL); /* nobody will answer it */
     if (s->worker.said >= 0) {
-        on_said(s);
+        kvfs_logsink_drain(&s->worker.said);
     }
     bool clean = status == 0 && !kvfs_mounter_is_mounted(&s->mounted);
     kvfs_worker_describe_end(status, how);
@@ -395,10 +371,33 @@ static int on_worker_end(struct supervisor *s)
 static int timeout(const struct supervisor *s)
 {
     if (!s->deadline) {
-        return s->stage == RUNNING ? LOOK_MS : -1;
+        return s->stage == RUNNING || s->stage == SEALED ? LOOK_MS : -1;
     }
     int64_t left = s->deadline - ct_now_ms();
     return left < 0 ? 0 : (int)left;
+}
+
+static bool is_lease_over(const struct supervisor *s)
+{
+    int64_t ends = (int64_t)__atomic_load_n(&s->worker.shared->lease_ends, __ATOMIC_RELAXED);
+    return ends && ct_boot_ms() - LATE_MS > ends;
+}
+
+/* What nobody tells us. */
+static void look(struct supervisor *s)
+{
+    s->looked = ct_now_ms();
+    bool sealed = __atomic_load_n(&s->worker.shared->sealed, __ATOMIC_RELAXED);
+    if (s->stage == RUNNING && sealed) {
+        enter(s, SEALED, SEALING_MS);
+    } else if (s->stage == RUNNING && is_lease_over(s)) {
+        ct_log(CT_LOG_ERROR, "a lease is over, and the worker does not end it: killing it");
+        kvfs_audit_note(s->job->audit, "lease-end", "the worker did not end it: killed");
+        s->sealed = true; /* by us, once it is dead */
+        end_worker(s);
+    } else if (s->stage <= SEALED && kvfs_worker_is_half_dead(s->worker.pid)) {
+        enter(s, KILLED, DYING_MS); /* by others: its pidfd tells only of a whole end */
+    }
 }
 
 static int loop(struct supervisor *s)
@@ -410,7 +409,7 @@ static int loop(struct supervisor *s)
             {.fd = s->signal_fd, .events = POLLIN},
             {.fd = s->status_fd, .events = 0}, /* POLLERR: nobody waits for us any more */
             {.fd = s->worker.pidfd, .events = POLLIN},
-            {.fd = s->warmer_fd, .events = POLLIN},
+            {.fd = s->warmer.fd, .events = POLLIN},
             {.fd = kvfs_guarding_fd(s->guarding), .events = POLLIN},
             {.fd = s->mounted.remote && s->stage <= UNMOUNTED ? s->mounted.comm_fd : -1},
         };
@@ -421,16 +420,17 @@ static int loop(struct supervisor *s)
         if (n == 0 && s->deadline) {
             on_deadline(s);
         }
-        /* It may wait for its source, and what it has not come to stays readable. */
-        if (s->stage == RUNNING && !s->deadline &&
-            __atomic_load_n(&s->worker.shared->sealed, __ATOMIC_RELAXED)) {
-            enter(s, SEALED, PATIENCE_MS);
+        if (s->stage == UNDEAD) {
+            return on_worker_end(s);
+        }
+        if (!s->deadline && ct_now_ms() - s->looked >= LOOK_MS / 2) {
+            look(s);
         }
         if (n <= 0) {
             continue;
         }
         if (p[1].revents) {
-            on_said(s);
+            kvfs_logsink_drain(&s->worker.said);
         }
         if (p[0].revents) {
             on_control(s);
@@ -450,7 +450,7 @@ static int loop(struct supervisor *s)
         if (p[4].revents) {
             return on_worker_end(s);
         }
-        if (p[5].revents && s->warmer_fd >= 0) {
+        if (p[5].revents && s->warmer.fd >= 0) {
             reap_warmer(s);
         }
         if (p[7].revents && s->stage <= UNMOUNTED) {
@@ -542,7 +542,7 @@ static int supervise(struct kvfs_job *job, int status_fd)
     s->job = job;
     s->config = &job->options->config;
     s->status_fd = status_fd;
-    s->worker.pidfd = s->worker.said = s->clone_fd = s->warmer_fd = -1;
+    s->worker.pidfd = s->worker.said = s->clone_fd = s->warmer.fd = -1;
     (void)prctl(PR_SET_NAME, "kvfs-supervisor", 0, 0, 0);
     if (chdir("/")) {
         perror("kvfs mount: /");

@@ -5,7 +5,7 @@
 static void wish_for(struct kvfs_chunks *c, struct kvfs_node *node, struct kvfs_content *content,
                      uint32_t extent)
 {
-    if (c->wish_count == KVFS_WISHES || kvfs_slots_find(&c->slots, node->id, extent)) {
+    if (c->sealed || c->wish_count == KVFS_WISHES || kvfs_slots_find(&c->slots, node->id, extent)) {
         return;
     }
     for (unsigned i = 0; i < c->wish_count; i++) {
@@ -117,7 +117,7 @@ void kvfs_wish_grant(struct kvfs_chunks *c)
         struct ct_err err = CT_ERR_INIT;
         kvfs_count(&c->stats.evicted_unread, unread);
         kvfs_count(&c->stats.prefetched, 1);
-        if (kvfs_slot_fill(c, slot, w.node, w.content, w.extent, &err) == 0) {
+        if (kvfs_slot_fill(c, slot, w.node, w.content, w.extent, NULL, &err) == 0) {
             kvfs_slot_unpin(c, slot);
         }
     }

@@ -16,7 +16,9 @@
  * one by one into its thread's assembly buffer.
  *
  * No deadlock with few slots: a thread holds at most one slot. A filler never waits for anything
- * but the source; whoever waits for a slot, or for another's filling, holds none.
+ * but the source; whoever waits for a slot, or for another's filling, holds none. What the filler
+ * itself has to answer is parked in the slot as well: takeback.c answers it in his place, since a
+ * source may hang.
  */
 
 enum { SHARED = 4096 }; /* bytes: a page, which two extents may have in common */
@@ -35,7 +37,7 @@ static void job_fail(struct kvfs_chunks *c, struct kvfs_job *j, const struct ct_
     job_free(j);
 }
 
-static void jobs_fail(struct kvfs_chunks *c, struct kvfs_job *list, const struct ct_err *err)
+void kvfs_jobs_fail(struct kvfs_chunks *c, struct kvfs_job *list, const struct ct_err *err)
 {
     while (list) {
         struct kvfs_job *next = list->next;
@@ -76,19 +78,23 @@ static void note_stale(struct kvfs_node *node)
 }
 
 int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
-                   struct kvfs_content *content, uint32_t extent, struct ct_err *err)
+                   struct kvfs_content *content, uint32_t extent, struct kvfs_job **own,
+                   struct ct_err *err)
 {
     struct ct_damages damages = {0};
     slot->state = KVFS_SLOT_FILLING;
     slot->node = node->id;
     slot->extent = extent;
     kvfs_slot_begin(slot);
+    slot->own = own ? *own : NULL;
     slot->stored = kvfs_content_was_given(content, extent);
     kvfs_content_extent(content, extent, &slot->begin, &slot->len);
+    kvfs_content_ref(content); /* the job may be gone with its own */
+    c->filling++;
     pthread_mutex_unlock(&c->lock);
 
     int r = kvfs_content_read(content, extent, slot->buf, &damages, err);
-    if (r == 0 && damages.count) {
+    if (r == 0 && damages.count && !atomic_load(&c->serve->sealed)) {
         r = kvfs_damage_remember(node, &damages, err);
     }
     if (r && err->code == CT_STALE) {
@@ -97,8 +103,18 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
     ct_damages_free(&damages);
     kvfs_count(&c->stats.bytes_decrypted, r ? 0 : slot->len);
     kvfs_count(&node->stats.extents_decrypted, 1);
+    kvfs_content_unref(content);
 
     pthread_mutex_lock(&c->lock);
+    c->filling--;
+    if (own) {
+        *own = slot->own;
+    }
+    slot->own = NULL;
+    if (c->sealed) {
+        ct_wipe(slot->buf, slot->len);
+        r = kvfs_seal_why(c->serve, err);
+    }
     slot->state = r ? KVFS_SLOT_FREE : KVFS_SLOT_READY;
     slot->pins += r ? 0 : 1;
     struct kvfs_job *waiters = slot->waiters;
@@ -106,7 +122,7 @@ int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_no
     if (r && waiters) {
         /* What failed for one would fail for them as well. */
         pthread_mutex_unlock(&c->lock);
-        jobs_fail(c, waiters, err);
+        kvfs_jobs_fail(c, waiters, err);
         pthread_mutex_lock(&c->lock);
     } else {
         push_front(c, waiters);
@@ -135,17 +151,30 @@ static void note_emptied(const struct kvfs_job *j, uint32_t extent)
     }
 }
 
+static struct kvfs_slot *fill_own(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_job *j,
+                                  uint32_t extent, int *r, struct ct_err *err)
+{
+    *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, &j, err);
+    if (!j) {
+        if (*r == 0) {
+            kvfs_slot_unpin(c, slot);
+        }
+        *r = 0;
+        return NULL;
+    }
+    return *r ? NULL : slot;
+}
+
 /* The slot of an extent, ready and pinned. With the lock held, which is given up while waiting.
  * With `park`, a job that would wait for another's filling is left in that slot's list: then NULL
- * and 0. NULL and -1 on failure. */
+ * and 0, and so if somebody else has answered it. NULL and -1 on failure. */
 static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t extent, bool park,
                               int *r, struct ct_err *err)
 {
-    *r = 0;
     for (;;) {
         bool unread = false;
-        if (c->sealed) {
-            *r = kvfs_seal_why(c->serve, err);
+        *r = c->sealed ? kvfs_seal_why(c->serve, err) : kvfs_content_revoked(j->content, err);
+        if (*r) {
             return NULL;
         }
         struct kvfs_slot *slot = kvfs_slots_find(&c->slots, j->node->id, extent);
@@ -165,8 +194,7 @@ static struct kvfs_slot *want(struct kvfs_chunks *c, struct kvfs_job *j, uint32_
             kvfs_wish_cancel(c, j->node, extent);
             note_emptied(j, extent);
             kvfs_count(&c->stats.evicted_unread, unread);
-            *r = kvfs_slot_fill(c, slot, j->node, j->content, extent, err);
-            return *r ? NULL : slot;
+            return fill_own(c, slot, j, extent, r, err);
         }
         pthread_cond_wait(&c->changed, &c->lock);
     }
@@ -230,7 +258,8 @@ static void answer_single(struct kvfs_chunks *c, struct kvfs_job *j, uint32_t ex
     pthread_mutex_unlock(&c->lock);
 }
 
-/* Copies [at, end) of the body that lies in one extent to `to`; how many bytes, or -1. */
+/* Copies [at, end) of the body that lies in one extent to `to`; how many bytes, 0 if somebody else
+ * has answered the job, or -1. */
 static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t at, uint64_t end,
                            uint8_t *to, struct ct_err *err)
 {
@@ -249,7 +278,7 @@ static ssize_t copy_extent(struct kvfs_chunks *c, struct kvfs_job *j, uint64_t a
     struct kvfs_slot *slot = want(c, j, extent, false, &r, err);
     if (!slot) {
         pthread_mutex_unlock(&c->lock);
-        return -1;
+        return r;
     }
     store_rest(c, j, slot);
     kvfs_slot_give(c, j->content, slot, at, (uint32_t)(stop - at));
@@ -277,6 +306,8 @@ static void answer_several(struct kvfs_chunks *c, struct kvfs_job *j, uint8_t *a
         ssize_t n = copy_extent(c, j, at, end, assembly + (at - j->offset), &err);
         if (n < 0) {
             job_fail(c, j, &err);
+        }
+        if (n <= 0) {
             return;
         }
         at += (uint64_t)n;
@@ -345,9 +376,11 @@ static void work(void *arg, unsigned number)
         } else if (c->wish_count) {
             kvfs_wish_grant(c);
         } else {
+            c->filling++;
             pthread_mutex_unlock(&c->lock);
             kvfs_resident_step(c->serve);
             pthread_mutex_lock(&c->lock);
+            c->filling--;
         }
         c->busy--;
         pthread_cond_broadcast(&c->changed);
@@ -414,6 +447,7 @@ struct kvfs_fetch *kvfs_chunks_fetch(struct kvfs_chunks *c)
 struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory, unsigned threads,
                                       struct ct_err *err)
 {
+    pthread_condattr_t monotonic;
     struct kvfs_chunks *c = calloc(1, sizeof(*c));
     if (!c) {
         ct_err_set(err, CT_NOMEM, "no memory for the cache");
@@ -424,7 +458,10 @@ struct kvfs_chunks *kvfs_chunks_start(struct kvfs_serve *serve, uint64_t memory,
     c->last = &c->first;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->work, NULL);
-    pthread_cond_init(&c->changed, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&c->storing, NULL);
     if (kvfs_slots_make(&c->slots, memory, c->threads, err) ||
         !(c->pool = kvfs_pool_start(c->threads, RUNNERS, work, c, err))) {
@@ -458,68 +495,6 @@ void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64
     kvfs_count(&node->stats.extents_decrypted, 1);
 }
 
-static void drop(struct kvfs_chunks *c, const struct kvfs_node *node, bool wipe)
-{
-    pthread_mutex_lock(&c->lock);
-    kvfs_wishes_drop(c, node);
-    kvfs_stores_drop(c, node);
-    for (unsigned i = 0; i < c->slots.count; i++) {
-        struct kvfs_slot *slot = &c->slots.slots[i];
-        /* What is being filled or read out just now: whoever does it keeps the content. */
-        while (slot->node == node->id && (slot->state == KVFS_SLOT_FILLING || slot->pins)) {
-            pthread_cond_wait(&c->changed, &c->lock);
-        }
-        if (slot->node == node->id) {
-            if (wipe) {
-                ct_wipe(slot->buf, slot->len);
-            }
-            slot->state = KVFS_SLOT_FREE;
-            slot->node = 0;
-        }
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
-void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node)
-{
-    drop(c, node, false);
-}
-
-void kvfs_chunks_revoke(struct kvfs_chunks *c, const struct kvfs_node *node)
-{
-    drop(c, node, true);
-    pthread_mutex_lock(&c->lock);
-    kvfs_edges_forget(&c->slots.edges, node->id);
-    c->revocations++;
-    pthread_cond_broadcast(&c->work);
-    pthread_mutex_unlock(&c->lock);
-}
-
-void kvfs_chunks_seal(struct kvfs_chunks *c)
-{
-    struct ct_err err = CT_ERR_INIT;
-    (void)kvfs_seal_why(c->serve, &err);
-    pthread_mutex_lock(&c->lock);
-    c->sealed = true;
-    struct kvfs_job *queued = c->first;
-    c->first = NULL;
-    c->last = &c->first;
-    kvfs_wishes_drop(c, NULL);
-    kvfs_stores_drop(c, NULL);
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-    jobs_fail(c, queued, &err);
-
-    pthread_mutex_lock(&c->lock);
-    while (c->busy || c->first) {
-        /* Jobs that a filler put back meanwhile find `sealed` set and fail by themselves. */
-        pthread_cond_wait(&c->changed, &c->lock);
-    }
-    kvfs_slots_wipe(&c->slots);
-    ct_wipe(c->slots.assembly, (size_t)c->threads * KVFS_ASSEMBLY);
-    pthread_mutex_unlock(&c->lock);
-}
-
 void kvfs_chunks_stop(struct kvfs_chunks *c)
 {
     pthread_mutex_lock(&c->lock);
@@ -533,7 +508,7 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
     pthread_mutex_unlock(&c->lock);
     struct ct_err err = CT_ERR_INIT;
     ct_err_set(&err, CT_IO, "unmounted");
-    jobs_fail(c, queued, &err);
+    kvfs_jobs_fail(c, queued, &err);
     kvfs_fetch_stop(c->fetch);
     (void)pthread_join(c->storer, NULL);
     kvfs_pool_stop(c->pool);

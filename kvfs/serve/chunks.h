@@ -43,13 +43,15 @@ void kvfs_chunks_decrypted(struct kvfs_chunks *c, struct kvfs_node *node, uint64
 /* Forgets all slots of a node (its content is about to go). */
 void kvfs_chunks_drop(struct kvfs_chunks *c, const struct kvfs_node *node);
 
-/* For revoking, when its content is revoked already: the same, and wipes them, and (soon) what
- * threads keep of the reads that they put together. */
-void kvfs_chunks_revoke(struct kvfs_chunks *c, const struct kvfs_node *node);
-
-/* For sealing: no new work, parked requests fail with CT_SEALED, running work is waited for, all
- * plaintext wiped. Not from a pool thread. */
-void kvfs_chunks_seal(struct kvfs_chunks *c);
+/* For revoking a node whose content is revoked already, or (NULL) sealing, when the flag is set:
+ * answers whatever reads wait for, and returns when no data is on its way to the kernel any more.
+ * Does not wait for the source. Not from a FUSE or pool thread. */
+void kvfs_chunks_refuse(struct kvfs_chunks *c, const struct kvfs_node *node,
+                        const struct ct_err *why);
+/* Afterwards: wipes its slots, or all plaintext; and of what threads keep of the reads that they
+ * put together, soon, or now. For a node it waits for what is being decrypted; for all of them not
+ * long: what comes later is wiped then. */
+void kvfs_chunks_wipe(struct kvfs_chunks *c, const struct kvfs_node *node);
 void kvfs_chunks_stop(struct kvfs_chunks *c);
 
 struct kvfs_chunks_stats {

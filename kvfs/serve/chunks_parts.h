@@ -1,4 +1,4 @@
-/* What chunks.c and ahead.c share. Not for others. */
+/* What chunks.c, its neighbours and takeback.c share. Not for others. */
 #ifndef KVFS_SERVE_CHUNKS_PARTS_H
 #define KVFS_SERVE_CHUNKS_PARTS_H
 
@@ -52,6 +52,7 @@ struct kvfs_chunks {
     unsigned store_first, store_count;
     pthread_t storer;
     unsigned busy;        /* threads at work, FUSE threads that reply from a slot included */
+    unsigned filling;     /* of these, who reads the source, which may hang, and decrypts */
     unsigned revocations; /* threads wipe what they put together */
     bool sealed, stopping;
     struct kvfs_chunks_stats stats;
@@ -66,9 +67,13 @@ static inline void kvfs_count(uint64_t *counter, uint64_t n)
 /* ---- chunks.c ---- */
 
 /* Fills a slot that was just taken; the lock is held before and after, not meanwhile. On success
- * it is ready and pinned by the caller. */
+ * it is ready and pinned by the caller. `own` (may be NULL): the caller's job, which is left with
+ * the slot meanwhile; then NULL if somebody else has answered it. */
 int kvfs_slot_fill(struct kvfs_chunks *c, struct kvfs_slot *slot, struct kvfs_node *node,
-                   struct kvfs_content *content, uint32_t extent, struct ct_err *err);
+                   struct kvfs_content *content, uint32_t extent, struct kvfs_job **own,
+                   struct ct_err *err);
+/* Answers all of a list, with an error. */
+void kvfs_jobs_fail(struct kvfs_chunks *c, struct kvfs_job *list, const struct ct_err *err);
 /* With the lock held. */
 void kvfs_slot_unpin(struct kvfs_chunks *c, struct kvfs_slot *slot);
 

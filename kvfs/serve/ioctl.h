@@ -10,8 +10,8 @@
  * pinned versions. */
 #define KVFS_IOC_RELOAD _IO('k', 1)
 
-/* On MNT/.kvfs/status.json. Has the mount sealed, which comes soon after the call returns: then
- * status.json says "sealed". */
+/* On a file of MNT/.kvfs. Has the mount sealed, which comes soon after the call returns. 1 once
+ * everything is taken back, 0 before. */
 #define KVFS_IOC_SEAL _IO('k', 3)
 
 /* On an open file: if it is resident (then the number is 1, else 0), it stays so after its last

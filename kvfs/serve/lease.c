@@ -24,9 +24,7 @@ enum {
 
 int64_t kvfs_lease_now(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    return ct_boot_ms();
 }
 
 /* ---- waiting ---- */

@@ -65,6 +65,8 @@ struct kvfs_leases {
     struct kvfs_lease *items;
     size_t count;
     atomic_bool gathered; /* the two above are as they stay */
+    uint64_t progress;    /* of the ticking thread: of taking back, when it last looked */
+    int64_t went_on_ms;   /* and when there was some */
 };
 
 /* Whether the lease has the file, under whatever name; its *index (may be NULL). */
@@ -117,9 +119,9 @@ void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why);
  * And what opens may ask until the end. NULL is allowed. */
 void kvfs_leases_stop(struct kvfs_leases *l);
 void kvfs_leases_free(struct kvfs_leases *l);
-/* Ends what has run out, and seals where a lease's files can't be taken back. Every few hundred
- * milliseconds; waits for nothing. */
-void kvfs_leases_tick(struct kvfs_leases *l);
+/* Ends what has run out, and seals where a lease's files can't be taken back; tells the supervisor
+ * when the first of what is left runs out. Every few hundred milliseconds; waits for nothing. */
+void kvfs_leases_tick(struct kvfs_leases *l, struct kvfs_shared *shared);
 
 /* The lease of the file, or NULL. */
 const struct kvfs_lease *kvfs_leases_of(const struct kvfs_leases *l, const struct ct_version *v);

@@ -81,6 +81,15 @@ struct kvfs_node *kvfs_table_get(struct kvfs_table *t, uint64_t id)
     return n;
 }
 
+uint64_t kvfs_table_size(struct kvfs_table *t, uint64_t id)
+{
+    pthread_mutex_lock(&t->lock);
+    const struct kvfs_node *n = get(t, id);
+    uint64_t size = n ? n->measure.view_size : 0;
+    pthread_mutex_unlock(&t->lock);
+    return size;
+}
+
 static void link_node(struct kvfs_table *t, struct kvfs_node *n)
 {
     struct kvfs_node **id = &t->by_id[n->id & (t->cap - 1)];

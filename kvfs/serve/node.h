@@ -99,6 +99,9 @@ struct kvfs_table *kvfs_table_new(struct kvfs_shared *shared, struct ct_err *err
 /* The node of an id, NULL if the kernel should not know it. Valid while the kernel holds it. */
 struct kvfs_node *kvfs_table_get(struct kvfs_table *t, uint64_t id);
 
+/* The size of its file in the view, 0 if there is no such node. */
+uint64_t kvfs_table_size(struct kvfs_table *t, uint64_t id);
+
 /* What lookup needs to know of a name; verdict and target are taken over. */
 struct kvfs_found {
     enum kvfs_node_kind kind;

@@ -244,7 +244,8 @@ void kvfs_node_end(void *serve, struct kvfs_node *node)
     pthread_mutex_lock(&node->lock);
     node->held++;
     node->busy--;
-    if (!node->open_count && !node->busy && !node->pinned) {
+    /* Of a sealed mount, whose source may hang, nothing is waited for: it goes with the process. */
+    if (!node->open_count && !node->busy && !node->pinned && !atomic_load(&s->sealed)) {
         drop = node->content;
         node->content = NULL;
     }

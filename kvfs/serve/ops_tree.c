@@ -469,7 +469,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
         fuse_reply_ioctl(req, 0, &resident, sizeof(resident));
     } else if (cmd == KVFS_IOC_SEAL) {
         (void)eventfd_write(s->asked, 1);
-        fuse_reply_ioctl(req, 0, NULL, 0);
+        fuse_reply_ioctl(req, atomic_load(&s->taken), NULL, 0);
     } else {
         start_reload(s, req);
     }

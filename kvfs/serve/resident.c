@@ -1,4 +1,4 @@
-#include "kvfs/serve/resident.h"
+#include "kvfs/serve/resident_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -8,50 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "format/base/secret.h"
 #include "kvfs/serve/fetch.h"
 
 /* Smaller files gain nothing from it. */
 #define AUTO_LEAST (UINT64_C(256) * 1000 * 1000)
-
-enum state {
-    STARTING,   /* memory is being had: nothing to decrypt yet */
-    POPULATING, /* extents are handed out to threads */
-    READY,
-    ENDING, /* the supervisor is asked whether anybody still has it */
-};
-
-struct kvfs_resident {
-    struct kvfs_resident *next;
-    struct kvfs_node *node; /* kept by its `busy` */
-    struct kvfs_content *content;
-    enum state state;
-    uint32_t number;
-    int32_t backing;
-    int fd;
-    uint8_t *map; /* while populating */
-    struct ct_load *load;
-    uint64_t size;
-    uint32_t extents, taken, done;
-    uint64_t bytes_done;
-    bool failed;
-    struct ct_err why;
-    struct kvfs_opening *waiters;
-    unsigned users;
-    bool wiped;
-    bool kept; /* lingers without end, until it was used */
-    time_t idle_since;
-};
-
-struct kvfs_resident_set {
-    pthread_mutex_t lock;   /* guards all of these, and every node's cache, users and resident */
-    pthread_cond_t changed; /* one is no longer ENDING */
-    struct kvfs_resident *list;
-    uint64_t used;
-    atomic_uint populating; /* files that have extents to hand out */
-    bool off;               /* the supervisor can't, or the kernel */
-    bool sealed;
-};
 
 struct kvfs_resident_set *kvfs_resident_start(struct kvfs_serve *s, struct ct_err *err)
 {
@@ -107,6 +67,7 @@ static bool end_unused(struct kvfs_serve *s, struct kvfs_resident *r)
     pthread_mutex_unlock(&set->lock);
     bool gone = kvfs_source_resident_end(s, r->number, &err) == 0;
     pthread_mutex_lock(&set->lock);
+    gone = gone && !set->sealed; /* then it may be wiped just now, and stays */
     r->state = READY;
     r->idle_since = now();
     if (gone) {
@@ -173,7 +134,19 @@ static int get_memory(struct kvfs_serve *s, struct kvfs_resident *r, struct ct_e
     return r->load ? 0 : -1;
 }
 
-/* All threads are done with it, or it never began: READY, or back to the page cache. */
+static void leave(struct kvfs_serve *s, const struct kvfs_resident *r)
+{
+    char name[256];
+    struct ct_err ignored = CT_ERR_INIT;
+    kvfs_node_name(s, r->node, name, sizeof(name));
+    ct_log(CT_LOG_INFO, "%s is left to the page cache: %s", name, r->why.msg);
+    if (r->fd >= 0) {
+        (void)kvfs_source_resident_end(s, r->number, &ignored);
+    }
+}
+
+/* All threads are done with it, or it never began: READY, or back to the page cache. Once all is
+ * sealed, it stays: whoever seals may be looking at it. */
 static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
 {
     struct kvfs_resident_set *set = s->residents;
@@ -187,29 +160,30 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
     if (!r->failed && kvfs_content_check(r->content, &r->why)) {
         r->failed = true;
     }
-    if (r->failed) {
-        char name[256];
-        kvfs_node_name(s, r->node, name, sizeof(name));
-        ct_log(CT_LOG_INFO, "%s is left to the page cache: %s", name, r->why.msg);
-        if (r->fd >= 0) {
-            (void)kvfs_source_resident_end(s, r->number, &err);
-        }
+    bool sealed = atomic_load(&s->sealed);
+    if (r->failed && !sealed) {
+        leave(s, r);
     }
     pthread_mutex_lock(&set->lock);
+    sealed = sealed || set->sealed;
+    bool failed = r->failed && !sealed;
+    bool to_wipe = sealed && !r->wiped && r->fd >= 0;
     struct kvfs_opening *waiters = r->waiters;
     r->waiters = NULL;
     r->state = READY;
+    r->wiped = r->wiped || to_wipe;
     r->idle_since = now();
-    if (r->failed) {
+    if (failed) {
         unlink_resident(set, r);
         r->node->cache = r->node->cache_users ? KVFS_SERVED_PAGE : KVFS_SERVED_NOT;
     }
-    bool sealed = set->sealed;
     int32_t backing = r->failed ? 0 : r->backing;
     pthread_cond_broadcast(&set->changed);
     pthread_mutex_unlock(&set->lock);
-    if (r->failed) {
+    if (failed) {
         resident_free(s, r);
+    } else if (to_wipe) {
+        kvfs_resident_wipe(s, r);
     }
     while (waiters) {
         struct kvfs_opening *o = waiters;
@@ -383,7 +357,7 @@ bool kvfs_resident_pending(struct kvfs_serve *s)
 static struct kvfs_resident *find_work(struct kvfs_resident_set *set)
 {
     struct kvfs_resident *oldest = NULL; /* new ones are put in front */
-    for (struct kvfs_resident *r = set->list; r; r = r->next) {
+    for (struct kvfs_resident *r = set->sealed ? NULL : set->list; r; r = r->next) {
         if (r->state == POPULATING && r->taken < r->extents && !r->failed) {
             oldest = r;
         }
@@ -476,89 +450,6 @@ bool kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node)
     }
     pthread_mutex_unlock(&s->residents->lock);
     return resident;
-}
-
-static void wipe(const struct kvfs_resident *r)
-{
-    /* Pages that were spliced away outlive a truncation. */
-    void *map = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
-    if (map != MAP_FAILED) {
-        ct_wipe(map, r->size);
-        munmap(map, r->size);
-    }
-    if (ftruncate(r->fd, 0)) {
-        ct_log(CT_LOG_ERROR, "a resident file can't be revoked: %s", strerror(errno));
-    }
-}
-
-/* With the lock held. */
-static struct kvfs_resident *next_to_wipe(struct kvfs_resident_set *set)
-{
-    for (struct kvfs_resident *r = set->list; r; r = r->next) {
-        if (r->state == ENDING) {
-            pthread_cond_wait(&set->changed, &set->lock);
-            return next_to_wipe(set);
-        }
-        if (!r->wiped && r->state != STARTING) {
-            r->wiped = true;
-            return r;
-        }
-    }
-    return NULL;
-}
-
-void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node)
-{
-    struct kvfs_resident_set *set = s->residents;
-    pthread_mutex_lock(&set->lock);
-    /* Once all is sealed, nothing is populated any more, and what was is wiped there. */
-    while (node->resident && node->resident->state != READY && !set->sealed) {
-        pthread_cond_wait(&set->changed, &set->lock);
-    }
-    struct kvfs_resident *r =
-        node->resident && !node->resident->wiped && !set->sealed ? node->resident : NULL;
-    if (r) {
-        r->wiped = true;
-        r->users++; /* so that it stays */
-    }
-    pthread_mutex_unlock(&set->lock);
-    if (r) {
-        wipe(r);
-        pthread_mutex_lock(&set->lock);
-        r->users--;
-        pthread_mutex_unlock(&set->lock);
-    }
-}
-
-void kvfs_resident_seal(struct kvfs_serve *s)
-{
-    struct kvfs_resident_set *set = s->residents;
-    struct ct_err err = CT_ERR_INIT;
-    struct kvfs_opening *all = NULL;
-    (void)kvfs_seal_why(s, &err);
-    pthread_mutex_lock(&set->lock);
-    set->sealed = set->off = true;
-    pthread_cond_broadcast(&set->changed);
-    for (struct kvfs_resident *r = set->list; r; r = r->next) {
-        while (r->waiters) {
-            struct kvfs_opening *o = r->waiters;
-            r->waiters = o->next;
-            o->next = all;
-            all = o;
-        }
-    }
-    struct kvfs_resident *r;
-    while ((r = next_to_wipe(set))) {
-        pthread_mutex_unlock(&set->lock);
-        wipe(r);
-        pthread_mutex_lock(&set->lock);
-    }
-    pthread_mutex_unlock(&set->lock);
-    while (all) {
-        struct kvfs_opening *o = all;
-        all = o->next;
-        kvfs_open_fail(o, &err);
-    }
 }
 
 /* ---- what status shows ---- */

@@ -6,6 +6,8 @@
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/resident.h"
 
+enum { PIECE = 256 << 20 };
+
 int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
 {
     if (!atomic_load(&s->sealed)) {
@@ -15,6 +17,19 @@ int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
         *err = s->seal_why;
     }
     return -1;
+}
+
+/* The pages that the kernel has of a node. Waits for reads of it that are in flight: not for a FUSE
+ * thread. In pieces, so that it can be seen to go on. */
+static void invalidate(struct kvfs_serve *s, uint64_t id)
+{
+    uint64_t size = kvfs_table_size(s->table, id);
+    for (uint64_t at = 0; size > PIECE && at < size - PIECE; at += PIECE) {
+        (void)fuse_lowlevel_notify_inval_inode(s->session, id, (off_t)at, PIECE);
+        kvfs_progress(s);
+    }
+    (void)fuse_lowlevel_notify_inval_inode(s->session, id, 0, 0);
+    kvfs_progress(s);
 }
 
 /* ---- some files ---- */
@@ -74,11 +89,18 @@ static int search(struct kvfs_serve *s, struct search *q)
     }
 }
 
-static void revoke_found(struct kvfs_serve *s, const struct found *f)
+/* What was given out; then what we have, which may have to wait for the source. */
+static void take_back(struct kvfs_serve *s, const struct found *f, const struct ct_err *why)
 {
-    kvfs_chunks_revoke(s->chunks, f->node);
-    kvfs_resident_revoke(s, f->node);
-    (void)fuse_lowlevel_notify_inval_inode(s->session, f->node->id, 0, 0);
+    kvfs_chunks_refuse(s->chunks, f->node, why);
+    kvfs_resident_revoke(s, f->node, false);
+    invalidate(s, f->node->id);
+}
+
+static void forget(struct kvfs_serve *s, const struct found *f)
+{
+    kvfs_chunks_wipe(s->chunks, f->node);
+    kvfs_resident_revoke(s, f->node, true);
     struct ct_model *m = f->content ? kvfs_content_as_model(f->content) : NULL;
     if (m) {
         ct_model_forget(m);
@@ -94,7 +116,10 @@ void kvfs_revoke(struct kvfs_serve *s, bool (*is)(void *ctx, const struct kvfs_n
         return;
     }
     for (size_t i = 0; i < q.count; i++) {
-        revoke_found(s, &q.all[i]);
+        take_back(s, &q.all[i], why);
+    }
+    for (size_t i = 0; i < q.count; i++) {
+        forget(s, &q.all[i]);
         kvfs_content_unref(q.all[i].content);
         kvfs_table_release(s->table, q.all[i].node);
     }
@@ -116,20 +141,23 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     clock_gettime(CLOCK_MONOTONIC, &begin);
     __atomic_store_n(&s->shared->sealed, 1, __ATOMIC_RELAXED);
     if (s->chunks) {
-        kvfs_chunks_seal(s->chunks);
+        kvfs_chunks_refuse(s->chunks, NULL, why);
         kvfs_resident_seal(s);
     }
-    /* The flag is set and nothing is parked: no page comes back behind an invalidation. It waits
-     * for reads in flight, which is why this is no FUSE thread. */
+    /* The flag is set and nothing is parked: no page comes back behind an invalidation. */
     uint64_t highest = __atomic_load_n(&s->shared->highest_node, __ATOMIC_RELAXED);
     for (uint64_t id = 1; s->session && id <= highest; id++) {
-        (void)fuse_lowlevel_notify_inval_inode(s->session, id, 0, 0);
+        invalidate(s, id);
+    }
+    if (s->chunks) {
+        kvfs_chunks_wipe(s->chunks, NULL);
     }
     kvfs_leases_part(s->leases, why); /* signs with what is wiped then, sends nothing */
     ct_secret_wipe_all();
     kvfs_audit_event_everywhere(s, "seal", kvfs_audit_why(why));
     clock_gettime(CLOCK_MONOTONIC, &end);
     atomic_store(&s->taken, true);
+    __atomic_store_n(&s->shared->sealed, 2, __ATOMIC_RELAXED);
     (void)kvfs_source_sealed(s, why->msg);
     ct_log(CT_LOG_ERROR, "sealed: %s (%lld ms)", why->msg,
            (long long)(end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);

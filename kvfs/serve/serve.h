@@ -5,8 +5,8 @@
  * ops_open.c, ops_refuse.c, node.c (table of nodes), judge.c (verdicts: manifest, plain=, kinds),
  * rules.c (which manifest governs), source.c (asks the supervisor), leases.c lease.c gather.c (keys
  * from a server), guarded.c (the guard), audit*.c, chunks.c at_once.c ahead.c store.c edges.c
- * slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the only reply
- * that carries file data), statusdir.c (.kvfs/), seal.c.
+ * takeback.c slots.c pool.c fetch.c prefetch.c ops_read.c (the read path), reply.c (errno and the
+ * only reply that carries file data), statusdir.c (.kvfs/), seal.c.
  */
 #ifndef KVFS_SERVE_H
 #define KVFS_SERVE_H
@@ -171,6 +171,11 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why);
  * has to be refused by whoever gives out its keys. */
 void kvfs_revoke(struct kvfs_serve *s, bool (*is)(void *ctx, const struct kvfs_node *node),
                  void *ctx, const struct ct_err *why);
+/* Something more is taken back: whoever would kill a worker that hangs waits on. */
+static inline void kvfs_progress(struct kvfs_serve *s)
+{
+    __atomic_fetch_add(&s->shared->progress, 1, __ATOMIC_RELAXED);
+}
 /* Why it is sealed. -1. */
 int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err);
 

@@ -60,9 +60,20 @@ int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, str
     return 0;
 }
 
+/* Somebody reads into it, so that the pages go rather than their content. */
+static void discard(const struct kvfs_slot *slot)
+{
+    (void)munlock(slot->buf, CT_EXTENT_MAX);
+    (void)madvise(slot->buf, CT_EXTENT_MAX, MADV_DONTNEED);
+}
+
 void kvfs_slots_wipe(struct kvfs_slots *s)
 {
     for (unsigned i = 0; i < s->count; i++) {
+        if (s->slots[i].state == KVFS_SLOT_FILLING) {
+            discard(&s->slots[i]);
+            continue;
+        }
         /* Only what was ever filled, so that untouched slots stay untouched. */
         if (s->slots[i].len) {
             ct_wipe(s->slots[i].buf, CT_EXTENT_MAX);

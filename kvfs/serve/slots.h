@@ -33,6 +33,7 @@ struct kvfs_slot {
     bool stored;              /* its rest goes, or went, into the page cache */
     uint64_t touched;         /* tick */
     struct kvfs_job *waiters; /* requests that are parked here while it is filled */
+    struct kvfs_job *own;     /* that of the thread which fills it, parked here as well */
 };
 
 /* For edges.h: any page size will do. */
@@ -65,6 +66,7 @@ struct kvfs_slots {
 unsigned kvfs_slots_threads(uint64_t memory, unsigned threads);
 /* As many slots as fit beside `threads` buffers, at least 4. */
 int kvfs_slots_make(struct kvfs_slots *s, uint64_t memory, unsigned threads, struct ct_err *err);
+/* All of them; of one that is being filled only what lies there by now, and it stays so. */
 void kvfs_slots_wipe(struct kvfs_slots *s);
 void kvfs_slots_free(struct kvfs_slots *s);
 

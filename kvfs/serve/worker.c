@@ -170,7 +170,7 @@ static void *watch(void *arg)
             kvfs_seal(s, &why);
         }
         if (s->leases) { /* none, before they are there */
-            kvfs_leases_tick(s->leases);
+            kvfs_leases_tick(s->leases, s->shared);
         }
         if (n == 0 && s->config.resident && kvfs_lease_now() - ticked >= TICK_MS) {
             ticked = kvfs_lease_now();

@@ -1,8 +1,10 @@
 /*
  * A file system that is far away: the files of one directory, read-only, every read answered after
- * a latency, all of them together at a bandwidth. For benchmarks; the directory should be a tmpfs.
+ * a latency, all of them together at a bandwidth; or hanging: no read is answered between SIGUSR1
+ * and SIGUSR2. For benchmarks, for which the directory should be a tmpfs, and tests.
  *
- *   slow_source DIR MNT LATENCY_MS MIB_PER_SECOND     runs until it is unmounted
+ *   slow_source DIR MNT LATENCY_MS MIB_PER_SECOND [direct]     runs until it is unmounted; with
+ * `direct`, no page cache is between it and who reads
  */
 #define FUSE_USE_VERSION 314
 #include <fuse.h>
@@ -11,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +27,13 @@ static int dir = -1;
 static int64_t latency_ns, ns_per_mib;
 static pthread_mutex_t line = PTHREAD_MUTEX_INITIALIZER;
 static int64_t free_at; /* when the wire has carried what was asked for so far */
+static volatile sig_atomic_t hangs;
+static bool direct;
+
+static void hang(int signal)
+{
+    hangs = signal == SIGUSR1;
+}
 
 static const char *relative(const char *path)
 {
@@ -91,6 +102,9 @@ static int op_read(const char *path, char *buf, size_t size, off_t off, struct f
         return -errno;
     }
     travel((size_t)n);
+    while (hangs) {
+        (void)nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
     return (int)n;
 }
 
@@ -103,9 +117,11 @@ static int op_release(const char *path, struct fuse_file_info *fi)
 
 static void *op_init(struct fuse_conn_info *conn, struct fuse_config *config)
 {
-    conn->max_background = 64;
-    conn->congestion_threshold = 64;
+    /* Of what hangs there shall be less than threads: other requests are answered. */
+    conn->max_background = conn->congestion_threshold = direct ? 16 : 64;
+    conn->want &= direct ? ~(unsigned)FUSE_CAP_ASYNC_DIO : ~0U;
     config->use_ino = 1;
+    config->direct_io = config->kernel_cache = direct; /* or an open waits for what hangs */
     return NULL;
 }
 
@@ -117,8 +133,9 @@ int main(int argc, char **argv)
                                                .read = op_read,
                                                .release = op_release,
                                                .init = op_init};
-    if (argc != 5) {
-        (void)fputs("usage: slow_source DIR MNT LATENCY_MS MIB_PER_SECOND\n", stderr);
+    direct = argc == 6 && strcmp(argv[5], "direct") == 0;
+    if (argc != 5 && !direct) {
+        (void)fputs("usage: slow_source DIR MNT LATENCY_MS MIB_PER_SECOND [direct]\n", stderr);
         return 2;
     }
     dir = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -129,6 +146,8 @@ int main(int argc, char **argv)
         perror(argv[1]);
         return 1;
     }
+    (void)signal(SIGUSR1, hang);
+    (void)signal(SIGUSR2, hang);
     char *args[] = {argv[0], argv[2], (char[]){"-o"}, (char[]){"ro,allow_other,max_threads=64"},
                     NULL};
     return fuse_main(4, args, &ops, NULL);

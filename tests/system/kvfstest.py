@@ -240,6 +240,37 @@ def _too_late():
     os._exit(1)
 
 
+def _words_of(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().decode(errors="replace").split("\0")
+    return []
+
+
+class HungSource:
+    """A directory behind a FUSE file system, at `path`, whose reads can hang, and then not be
+    interrupted; they bypass its page cache. Opens go on."""
+
+    def __init__(self, directory, path):
+        tool = os.path.join(os.environ.get("KVFS_TOOLS") or
+                            os.path.join(os.path.dirname(os.path.dirname(KVFS)), "tests"),
+                            "slow_source")
+        self.path = path
+        os.makedirs(path, exist_ok=True)
+        run(tool, directory, path, 0, 0, "direct", check=True)
+        self.pid = next(int(pid) for pid in filter(str.isdigit, os.listdir("/proc"))
+                        if path in _words_of(pid) and tool in _words_of(pid))
+
+    def hang(self):
+        os.kill(self.pid, signal.SIGUSR1)
+
+    def go_on(self):
+        os.kill(self.pid, signal.SIGUSR2)
+
+    def end(self):
+        self.go_on()
+        run("umount", "-l", self.path, check=True)
+
+
 def turns(count):
     """That many turns; in a soak (tests/soak), as many more as KVFS_SECONDS give."""
     deadline = time.monotonic() + (SECONDS if os.environ.get("KVFS_SOAK") else 0)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import kspostgres
 from ksclient import Publisher, Server, encrypt, header_of, sha, unb64, write_plain
-from kvfstest import (KVFS, Checks, Mount, Skip, alive, found_in, kvfs, memory_of, proc_status,
+from kvfstest import (KVFS, Checks, HungSource, Mount, Skip, alive, found_in, kvfs, memory_of, proc_status,
                       processes, run, sanitized, wait_for, workdir)
 
 checks = Checks()
@@ -630,22 +630,44 @@ def test_slow_source(world):
                     assert opener.wait(10) == 1
             reader.end()
             assert took < 1.5, took
-    with check("a lease whose files can't be taken back, since the source hangs: the next one ends in time"):
+    with check("leases end while the source hangs: what was given out is taken back, in time"):
         world.server.sql("UPDATE models SET lease_seconds = CASE name WHEN 'm' THEN 4 ELSE 6 END "
                          "WHERE name IN ('m', 'n')")
-        with world.mount(source=all_, model=None,
-                         options=["cache=page", f"guard={profile}", "threads=1"]) as m:
-            begin = time.monotonic()
-            reader = touched(f"{m.path}/n/{SHARDS[0]}")
-            with open(f"{m.path}/m/{SHARDS[1]}", "rb") as hangs, slow_source(m.worker, 12):
-                world.server.stop(signal.SIGKILL)
-                with subprocess.Popen(["cat"], stdin=hangs, stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.DEVNULL):
-                    wait_for(lambda: 0 not in reader.ask(), 12, "the end of a mapping")
-                    assert time.monotonic() - begin < 7.5, time.monotonic() - begin
-            reader.end()
-            assert m.status()["state"] == "serving"
+        source = HungSource(all_, os.path.join(WORK, "far"))
+        try:
+            with world.mount(source=source.path, model=None, options=["cache=page", "threads=1"]) as m:
+                begin = time.monotonic()
+                readers = [touched(f"{m.path}/{name}/{SHARDS[0]}") for name in "mn"]
+                with open(f"{m.path}/m/{SHARDS[1]}", "rb") as hangs:
+                    source.hang()
+                    world.server.stop(signal.SIGKILL)
+                    with subprocess.Popen(["cat"], stdin=hangs, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.DEVNULL) as waiting:
+                        for reader, seconds in zip(readers, (4, 6)):
+                            wait_for(lambda who=reader: 0 not in who.ask(), 12, "the end of a mapping")
+                            assert time.monotonic() - begin < seconds + 1, time.monotonic() - begin
+                            reader.end()
+                        assert waiting.wait(1) == 1
+                assert m.status()["state"] == "serving"
+                source.go_on()
+        finally:
+            source.end()
         world.server.start()
+    with check("a worker that was stopped, and nobody watches it: its lease ends from outside"):
+        world.server.sql("UPDATE models SET lease_seconds = 900")
+        world.server.admin("model", "set", "alice/m", "--profiles=none drift")
+        world.server.sql("UPDATE models SET lease_seconds = 4 WHERE name = 'm'")
+        world.server.admin("baseline", "add", "alice/m", kvfs("measure", "--guard=off").stdout.strip())
+        with world.mount(options=["guard=off", "cache=page"]) as m:
+            begin = time.monotonic()
+            reader = touched(f"{m.path}/{SHARDS[0]}")
+            os.kill(m.worker, signal.SIGSTOP)
+            wait_for(lambda: 0 not in reader.ask(), 12, "the end of a mapping")
+            took = time.monotonic() - begin
+            m.wait_gone(5)
+            reader.end()
+        checks.note(f"a stopped worker's lease of 4 s ended {took:.1f} s after the mount")
+        assert took < 4 + 3.5, took
     world.server.sql("UPDATE models SET lease_seconds = 900")
     for id_ in added:
         world.server.admin("revoke", "subscription", id_)
