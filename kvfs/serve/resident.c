@@ -67,7 +67,7 @@ static bool end_unused(struct kvfs_serve *s, struct kvfs_resident *r)
     pthread_mutex_unlock(&set->lock);
     bool gone = kvfs_source_resident_end(s, r->number, &err) == 0;
     pthread_mutex_lock(&set->lock);
-    gone = gone && !set->sealed; /* then it may be wiped just now, and stays */
+    gone = gone && !set->sealed; /* then it may be taken back just now, and stays */
     r->state = READY;
     r->idle_since = now();
     if (gone) {
@@ -167,11 +167,11 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
     pthread_mutex_lock(&set->lock);
     sealed = sealed || set->sealed;
     bool failed = r->failed && !sealed;
-    bool to_wipe = sealed && !r->wiped && r->fd >= 0;
+    bool to_take = sealed && !r->taken_back && r->fd >= 0;
     struct kvfs_opening *waiters = r->waiters;
     r->waiters = NULL;
     r->state = READY;
-    r->wiped = r->wiped || to_wipe;
+    r->taken_back = r->taken_back || to_take;
     r->idle_since = now();
     if (failed) {
         unlink_resident(set, r);
@@ -182,8 +182,8 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
     pthread_mutex_unlock(&set->lock);
     if (failed) {
         resident_free(s, r);
-    } else if (to_wipe) {
-        kvfs_resident_wipe(s, r);
+    } else if (to_take) {
+        kvfs_resident_take_back(s, r);
     }
     while (waiters) {
         struct kvfs_opening *o = waiters;

@@ -31,11 +31,11 @@ void kvfs_resident_tick(struct kvfs_serve *s);
  */
 bool kvfs_resident_keep(struct kvfs_serve *s, struct kvfs_node *node);
 
-/* For sealing: refuses who waits, wipes and truncates. What is being populated, which nobody has
- * yet, loses its pages, and is wiped when the last step comes back from the source. */
+/* For sealing: refuses who waits, and truncates. What is being populated, which nobody has yet,
+ * loses its pages, and is truncated when the last step comes back from the source. */
 void kvfs_resident_seal(struct kvfs_serve *s);
 
-/* For revoking, when the content of the node's file is revoked already: wipes and truncates. Does
+/* For revoking, when the content of the node's file is revoked already: truncates. Does
  * nothing if it is being populated, unless that is to be waited for. Not from a pool thread. */
 void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node, bool wait);
 

@@ -1,34 +1,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "format/base/secret.h"
 #include "kvfs/serve/resident_parts.h"
 
-enum { PIECE = 256 << 20 };
-
-void kvfs_resident_wipe(struct kvfs_serve *s, const struct kvfs_resident *r)
+/* Overwriting it first would reach pages that lie in pipes as well, but show zeros to who reads
+ * meanwhile. */
+void kvfs_resident_take_back(struct kvfs_serve *s, const struct kvfs_resident *r)
 {
-    /* Pages that were spliced away outlive a truncation. */
-    uint8_t *map = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
-    for (uint64_t at = 0; map != MAP_FAILED && at < r->size; at += PIECE) {
-        ct_wipe(map + at, r->size - at < PIECE ? r->size - at : PIECE);
-        kvfs_progress(s);
-    }
-    if (map != MAP_FAILED) {
-        munmap(map, r->size);
-    }
     if (ftruncate(r->fd, 0)) {
         ct_log(CT_LOG_ERROR, "a resident file can't be revoked: %s", strerror(errno));
     }
     kvfs_progress(s);
 }
 
-/* With the lock held. Whether it is to be wiped here and now: else a step runs, or is just settling
- * it, which sees that all is sealed. A step has the file mapped, so that it can't be truncated, and
- * may wait for the source: the pages that lie there by now go without it. */
+/* With the lock held. Whether it is to be taken back here and now: else a step runs, or is just
+ * settling it, which sees that all is sealed. A step has the file mapped, so that it can't be
+ * truncated, and may wait for the source: the pages that lie there by now go without it. */
 static bool stop_populating(struct kvfs_resident_set *set, struct kvfs_resident *r)
 {
     bool idle = r->done == r->taken && r->taken < r->extents;
@@ -43,12 +32,12 @@ static bool stop_populating(struct kvfs_resident_set *set, struct kvfs_resident 
 }
 
 /* With the lock held. One that is STARTING has nothing yet. */
-static struct kvfs_resident *next_to_wipe(struct kvfs_resident_set *set)
+static struct kvfs_resident *next_to_take(struct kvfs_resident_set *set)
 {
     for (struct kvfs_resident *r = set->list; r; r = r->next) {
-        if (!r->wiped && r->state != STARTING &&
+        if (!r->taken_back && r->state != STARTING &&
             (r->state != POPULATING || stop_populating(set, r))) {
-            r->wiped = true;
+            r->taken_back = true;
             return r;
         }
     }
@@ -59,21 +48,21 @@ void kvfs_resident_revoke(struct kvfs_serve *s, const struct kvfs_node *node, bo
 {
     struct kvfs_resident_set *set = s->residents;
     pthread_mutex_lock(&set->lock);
-    /* Once all is sealed, nothing is populated any more, and what was is wiped there. */
+    /* Once all is sealed, nothing is populated any more, and what was is taken back there. */
     while (wait && node->resident && node->resident->state != READY && !set->sealed) {
         pthread_cond_wait(&set->changed, &set->lock);
     }
-    struct kvfs_resident *r =
-        node->resident && node->resident->state == READY && !node->resident->wiped && !set->sealed
-            ? node->resident
-            : NULL;
+    struct kvfs_resident *r = node->resident && node->resident->state == READY &&
+                                      !node->resident->taken_back && !set->sealed
+                                  ? node->resident
+                                  : NULL;
     if (r) {
-        r->wiped = true;
+        r->taken_back = true;
         r->users++; /* so that it stays */
     }
     pthread_mutex_unlock(&set->lock);
     if (r) {
-        kvfs_resident_wipe(s, r);
+        kvfs_resident_take_back(s, r);
         pthread_mutex_lock(&set->lock);
         r->users--;
         pthread_mutex_unlock(&set->lock);
@@ -98,9 +87,9 @@ void kvfs_resident_seal(struct kvfs_serve *s)
         }
     }
     struct kvfs_resident *r;
-    while ((r = next_to_wipe(set))) {
+    while ((r = next_to_take(set))) {
         pthread_mutex_unlock(&set->lock);
-        kvfs_resident_wipe(s, r);
+        kvfs_resident_take_back(s, r);
         pthread_mutex_lock(&set->lock);
     }
     pthread_mutex_unlock(&set->lock);

@@ -31,7 +31,7 @@ struct kvfs_resident {
     struct ct_err why;
     struct kvfs_opening *waiters;
     unsigned users;
-    bool wiped;
+    bool taken_back;
     bool kept; /* lingers without end, until it was used */
     time_t idle_since;
 };
@@ -46,7 +46,8 @@ struct kvfs_resident_set {
     bool sealed;
 };
 
-/* Without the lock, by who has set r->wiped: zeroes what the file holds and takes it back. */
-void kvfs_resident_wipe(struct kvfs_serve *s, const struct kvfs_resident *r);
+/* Without the lock, by who has set r->taken_back: nobody can reach what the file held, mapped or
+ * not. */
+void kvfs_resident_take_back(struct kvfs_serve *s, const struct kvfs_resident *r);
 
 #endif

@@ -173,8 +173,8 @@ def condition_goals():
 def revocation_goals():
     group = "Revocation of a file that is mapped and touched: time"
     for cache in "resident", "page":
-        for how, limit in ("worker killed", 20), ("sealed", 80):
-            limit = limit if cache == "resident" else None
+        for how in "worker killed", "sealed":
+            limit = 20 if cache == "resident" else None
             yield Goal(group, f"{cache}, {how}: until nothing is left", "ms/GiB",
                        "≤" if limit else "", limit,
                        lambda r, name=f"{cache} {how}": r[name]["per_gib"] * 1e3)
