@@ -12,8 +12,8 @@ def median(rounds, name, field):
 def title(args, rounds):
     name, features = cpu_features()
     has = ", ".join(f"{feature}: {'yes' if there else 'no'}" for feature, there in features.items())
-    return (f"{name}, {CORES} cores; {has}\n{args.mib} MiB in {args.dir}{args.place}, {len(rounds)} "
-            f"round{'s'[:len(rounds) - 1]}; medians; 1 GB is 10^9 bytes")
+    return (f"{name}, {CORES} cores; {has}\n{args.mib} MiB in {args.dir}{args.place}, "
+            f"{len(rounds)} round{'s'[:len(rounds) - 1]}; medians; 1 GB is 10^9 bytes")
 
 
 def speeds(rounds, names):
