@@ -151,22 +151,33 @@ static void *end_lease(void *arg)
     return NULL;
 }
 
+void kvfs_leases_announce(struct kvfs_leases *l, struct kvfs_shared *shared)
+{
+    const size_t count = atomic_load(&l->gathered) ? l->count : 0;
+    int64_t first = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct kvfs_lease *one = &l->items[i];
+        pthread_mutex_lock(&one->lock);
+        const int64_t ends = one->state == KVFS_LEASE_HELD ? kvfs_lease_deadline(one) : 0;
+        pthread_mutex_unlock(&one->lock);
+        first = ends && (!first || ends < first) ? ends : first;
+    }
+    __atomic_store_n(&shared->lease_ends, (uint64_t)first, __ATOMIC_RELAXED);
+}
+
 void kvfs_leases_tick(struct kvfs_leases *l, struct kvfs_shared *shared)
 {
     const size_t count = atomic_load(&l->gathered) ? l->count : 0;
     const uint64_t progress = __atomic_load_n(&shared->progress, __ATOMIC_RELAXED);
-    int64_t first = 0;
     l->went_on_ms = progress == l->progress ? l->went_on_ms : kvfs_lease_now();
     l->progress = progress;
     for (size_t i = 0; i < count; i++) {
         struct kvfs_lease *one = &l->items[i];
         pthread_mutex_lock(&one->lock);
         const int64_t now = kvfs_lease_now();
-        const int64_t ends = one->state == KVFS_LEASE_HELD ? kvfs_lease_deadline(one) : 0;
-        bool over = ends && now >= ends;
+        bool over = one->state == KVFS_LEASE_HELD && now >= kvfs_lease_deadline(one);
         bool stuck = one->since && now - one->since >= STUCK_MS && now - l->went_on_ms >= STUCK_MS;
         pthread_mutex_unlock(&one->lock);
-        first = ends && (!first || ends < first) ? ends : first;
         if (over && !one->ending) {
             one->ending = pthread_create(&one->ender, NULL, end_lease, one) == 0;
             if (!one->ending) {
@@ -179,8 +190,7 @@ void kvfs_leases_tick(struct kvfs_leases *l, struct kvfs_shared *shared)
             kvfs_seal(one->s, &why);
         }
     }
-    /* A worker that is stopped does not come to this: then the supervisor ends it. */
-    __atomic_store_n(&shared->lease_ends, (uint64_t)first, __ATOMIC_RELAXED);
+    kvfs_leases_announce(l, shared);
 }
 
 /* ---- the end of one ---- */

@@ -119,8 +119,10 @@ void kvfs_leases_part(struct kvfs_leases *l, const struct ct_err *why);
  * And what opens may ask until the end. NULL is allowed. */
 void kvfs_leases_stop(struct kvfs_leases *l);
 void kvfs_leases_free(struct kvfs_leases *l);
-/* Ends what has run out, and seals where a lease's files can't be taken back; tells the supervisor
- * when the first of what is left runs out. Every few hundred milliseconds; waits for nothing. */
+/* Tells the supervisor when the first of them runs out: a worker that is stopped can't end it. */
+void kvfs_leases_announce(struct kvfs_leases *l, struct kvfs_shared *shared);
+/* Ends what has run out, and seals where a lease's files can't be taken back; then the same. Every
+ * few hundred milliseconds; waits for nothing. */
 void kvfs_leases_tick(struct kvfs_leases *l, struct kvfs_shared *shared);
 
 /* The lease of the file, or NULL. */

@@ -235,6 +235,9 @@ static int serve(struct kvfs_serve *s, const char *warning)
     if (warning[0]) {
         ct_log(CT_LOG_WARN, "%s", warning);
     }
+    if (s->leases) {
+        kvfs_leases_announce(s->leases, s->shared);
+    }
     if (kvfs_source_ready(s, warning)) {
         return 1;
     }

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +28,12 @@ static int dir = -1;
 static int64_t latency_ns, ns_per_mib;
 static pthread_mutex_t line = PTHREAD_MUTEX_INITIALIZER;
 static int64_t free_at; /* when the wire has carried what was asked for so far */
-static volatile sig_atomic_t hangs;
+static atomic_bool hangs;
 static bool direct;
 
 static void hang(int signal)
 {
-    hangs = signal == SIGUSR1;
+    atomic_store(&hangs, signal == SIGUSR1);
 }
 
 static const char *relative(const char *path)
@@ -102,7 +103,7 @@ static int op_read(const char *path, char *buf, size_t size, off_t off, struct f
         return -errno;
     }
     travel((size_t)n);
-    while (hangs) {
+    while (atomic_load(&hangs)) {
         (void)nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
     return (int)n;
