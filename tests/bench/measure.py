@@ -198,7 +198,8 @@ def have_memory_ready(size):
     size = min(size, free // 2)
     for _ in range(3):
         start = time.monotonic()
-        with contextlib.suppress(OSError), mmap.mmap(-1, size) as memory:
+        with contextlib.suppress(OSError), mmap.mmap(
+                -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             memory.madvise(mmap.MADV_HUGEPAGE)
             memory.madvise(populate_write)
         if size / (time.monotonic() - start) > 4e9:
