@@ -57,8 +57,9 @@ enum kvfs_request_type {
     KVFS_REQ_OPEN_KEY, /* path of a `file://` jku, for --key-dir. Reply with a descriptor */
     KVFS_REQ_RESIDENT, /* a resident file for `bytes` bytes. Reply with number, backing, descriptor
                         */
-    KVFS_REQ_RESIDENT_END, /* the end of resident file `number`. Reply: EBUSY while it is mapped */
-    KVFS_REQ_COURIER,      /* a courier's socket (carry.h). Reply with a descriptor */
+    KVFS_REQ_RESIDENT_MORE, /* may the next part of one be taken? Reply: ENOMEM */
+    KVFS_REQ_RESIDENT_END,  /* the end of resident file `number`. Reply: EBUSY while it is mapped */
+    KVFS_REQ_COURIER,       /* a courier's socket (carry.h). Reply with a descriptor */
     KVFS_REQ_SEEN,   /* generation `bytes` of model `text` was seen. Reply: value, the highest */
     KVFS_REQ_AUDIT,  /* chain `text`, body `path` (audit_file.h). Reply: text, a note or "" */
     KVFS_REQ_READY,  /* INIT answered; text: what the user should be told, may be "". No reply */

@@ -45,9 +45,14 @@ static int serve_resident(struct kvfs_requests *r, const struct kvfs_request *q,
     if (!r->tmpfs) {
         return ct_err_set(err, CT_UNSUPPORTED, "no resident mode here");
     }
-    return q->type == KVFS_REQ_RESIDENT
-               ? kvfs_tmpfs_add(r->tmpfs, q->bytes, &r->reply.number, &r->reply.backing, kept, err)
-               : kvfs_tmpfs_remove(r->tmpfs, q->number, err);
+    switch (q->type) {
+    case KVFS_REQ_RESIDENT:
+        return kvfs_tmpfs_add(r->tmpfs, q->bytes, &r->reply.number, &r->reply.backing, kept, err);
+    case KVFS_REQ_RESIDENT_MORE:
+        return kvfs_tmpfs_more(r->tmpfs, err);
+    default:
+        return kvfs_tmpfs_remove(r->tmpfs, q->number, err);
+    }
 }
 
 static int start_courier(struct kvfs_requests *r, int *fd, struct ct_err *err)
@@ -90,6 +95,7 @@ int kvfs_request_answer(struct kvfs_requests *r, const struct kvfs_request *q, i
         rc = open_key(r, q, &fd, &why);
         break;
     case KVFS_REQ_RESIDENT:
+    case KVFS_REQ_RESIDENT_MORE:
     case KVFS_REQ_RESIDENT_END:
         rc = serve_resident(r, q, &kept, &why);
         break;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "format/base/file.h"
@@ -23,6 +24,7 @@ struct backing_map {
 
 struct resident {
     int fd; /* -1: free */
+    uint64_t size;
     int32_t backing;
 };
 
@@ -106,13 +108,38 @@ static void drop_file(struct kvfs_tmpfs *r, uint32_t number)
     r->files[number].fd = -1;
 }
 
+/* Promised, and not yet taken: fallocate() counts in st_blocks as it goes on. */
+static uint64_t outstanding(const struct resident *file)
+{
+    struct stat st;
+    uint64_t taken = fstat(file->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    return file->size > taken ? file->size - taken : 0;
+}
+
+static int check_room(const struct kvfs_tmpfs *r, uint64_t more, struct ct_err *err)
+{
+    uint64_t promised = more;
+    for (uint32_t n = 0; n < KVFS_TMPFS_FILES; n++) {
+        promised += r->files[n].fd >= 0 ? outstanding(&r->files[n]) : 0;
+    }
+    if (promised < more || promised > kvfs_available_memory("") / 8 * 7) {
+        return ct_err_set(err, CT_NOMEM, "%llu MiB of memory are not to be had",
+                          (unsigned long long)promised >> 20);
+    }
+    return 0;
+}
+
+int kvfs_tmpfs_more(const struct kvfs_tmpfs *r, struct ct_err *err)
+{
+    return check_room(r, 0, err);
+}
+
 int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_t *backing, int *fd,
                    struct ct_err *err)
 {
     uint32_t n = 0;
-    if (size > kvfs_available_memory("") / 8 * 7) {
-        return ct_err_set(err, CT_NOMEM, "%llu MiB of memory are not to be had",
-                          (unsigned long long)size >> 20);
+    if (check_room(r, size, err)) {
+        return -1;
     }
     while (n < KVFS_TMPFS_FILES && r->files[n].fd >= 0) {
         n++;
@@ -124,6 +151,7 @@ int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_
     if (r->files[n].fd < 0) {
         return -1;
     }
+    r->files[n].size = size;
     struct backing_map map = {.fd = r->files[n].fd};
     int id = ioctl(r->clone_fd, BACKING_OPEN, &map);
     if (id <= 0) {

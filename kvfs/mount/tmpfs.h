@@ -31,6 +31,10 @@ int kvfs_tmpfs_dir(const struct kvfs_tmpfs *r);
  * have no such memory to spare. */
 int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_t *backing, int *fd,
                    struct ct_err *err);
+/* Whether what was promised to r's files and is not taken yet is still to be had: to be asked
+ * before each part is taken, since memory that a cgroup does not have is no error but the end of a
+ * process. CT_NOMEM. */
+int kvfs_tmpfs_more(const struct kvfs_tmpfs *r, struct ct_err *err);
 /* Gives the file's memory back, unless somebody has it open or mapped through a descriptor that is
  * no copy of r's: CT_BUSY. */
 int kvfs_tmpfs_remove(struct kvfs_tmpfs *r, uint32_t number, struct ct_err *err);

@@ -12,6 +12,7 @@
 
 /* Smaller files gain nothing from it. */
 #define AUTO_LEAST (UINT64_C(256) * 1000 * 1000)
+#define RESERVE_PART (UINT64_C(64) << 20)
 
 struct kvfs_resident_set *kvfs_resident_start(struct kvfs_serve *s, struct ct_err *err)
 {
@@ -111,6 +112,22 @@ static bool make_room(struct kvfs_serve *s, uint64_t size)
 
 /* ---- the beginning of one ---- */
 
+/* A page that can't be had while it is written to would be SIGBUS: all are taken before. In parts,
+ * each asked for: others take memory too, and a cgroup that has none left kills. */
+static int reserve(struct kvfs_serve *s, const struct kvfs_resident *r, struct ct_err *err)
+{
+    for (uint64_t at = 0; at < r->size; at += RESERVE_PART) {
+        uint64_t n = r->size - at < RESERVE_PART ? r->size - at : RESERVE_PART;
+        if (kvfs_source_resident_more(s, err)) {
+            return -1;
+        }
+        if (fallocate(r->fd, 0, (off_t)at, (off_t)n)) {
+            return ct_err_sys(err, errno, "memory for a resident file");
+        }
+    }
+    return 0;
+}
+
 static int get_memory(struct kvfs_serve *s, struct kvfs_resident *r, struct ct_err *err)
 {
     size_t head_len = 0;
@@ -119,9 +136,8 @@ static int get_memory(struct kvfs_serve *s, struct kvfs_resident *r, struct ct_e
     if (r->fd < 0) {
         return -1;
     }
-    /* A page that can't be had while it is written to would be SIGBUS: reserve all of them. */
-    if (fallocate(r->fd, 0, 0, (off_t)r->size)) {
-        return ct_err_sys(err, errno, "memory for a resident file");
+    if (reserve(s, r, err)) {
+        return -1;
     }
     void *map = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
     if (map == MAP_FAILED) {

@@ -69,6 +69,8 @@ int kvfs_source_open_key(void *serve, const char *path, struct ct_err *err); /* 
  * caller's, or -1. */
 int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number, int32_t *backing,
                          struct ct_err *err);
+/* Before each part of its memory is taken: CT_NOMEM when there is too little for all of them. */
+int kvfs_source_resident_more(struct kvfs_serve *s, struct ct_err *err);
 /* CT_BUSY while somebody has it mapped. */
 int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err);
 /* A socket to a new courier (kvfs/mount/carry.h), the caller's, or -1. */

@@ -139,6 +139,17 @@ int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number,
     return fd;
 }
 
+int kvfs_source_resident_more(struct kvfs_serve *s, struct ct_err *err)
+{
+    struct kvfs_reply reply;
+    int fd = -1;
+    struct kvfs_request q = request_of(KVFS_REQ_RESIDENT_MORE, "", "");
+    if (exchange(s, &q, &reply, &fd, err)) {
+        return -1;
+    }
+    return reply.error ? ct_err_set(err, CT_NOMEM, "%s", reply.text) : 0;
+}
+
 int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err)
 {
     struct kvfs_reply reply;

@@ -132,6 +132,8 @@ def choices(checks, small, large):
     with checks.check("a cgroup with room for one of two files that are opened at once: the other from "
                       "the page cache, nobody is killed"):
         room_for_one(large)
+    with checks.check("a cgroup with room for one of two mounts' files: nobody is killed"):
+        room_for_one_of_two_mounts(large)
 
 
 def in_a_small_cgroup(model):
@@ -157,6 +159,23 @@ def room_for_one(model):
             assert file.read() == model.plain_bytes(i)
             file.close()
         assert modes == ["page", "resident"], modes
+        assert oom_kills(group) == 0
+
+
+def room_for_one_of_two_mounts(model):
+    """Neither knows of the other: they run short while they take memory."""
+    size = len(model.plain_bytes())
+    with memory_group(size * 3 // 2) as group:
+        options = ["cache=resident", "resident=4G", "guard=off"]
+        with model.mount(*options, prefix=in_group(group)) as a, \
+                model.mount(*options, prefix=in_group(group)) as b:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                files = list(pool.map(lambda m: open(model.shown(m), "rb"), (a, b)))
+            modes = [mode_of(m, model.shards[0]) for m in (a, b)]
+            for file in files:
+                assert file.read() == model.plain_bytes()
+                file.close()
+            assert "page" in modes, modes
         assert oom_kills(group) == 0
 
 
