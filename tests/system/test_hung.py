@@ -4,6 +4,7 @@ readers were given is taken back all the same, and at once; who waits for a read
 worker that is killed then, and can't die."""
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ LIMIT = 0.5 if not sanitized() else 2.0  # seconds until nothing is readable any
 
 checks = Checks()
 check = checks.check
+
+NUMBERS = itertools.count()
 
 # Reads and touches what was given out before, as often as it is asked.
 HOLDER = """
@@ -96,7 +99,8 @@ class Readers:
 
 @contextlib.contextmanager
 def hung(model, *options):
-    source = HungSource(model.encrypted, os.path.join(workdir(), "far/source"))
+    # Another place each time: who served the last one may not have ended yet.
+    source = HungSource(model.encrypted, os.path.join(workdir(), "far", str(next(NUMBERS))))
     readers = None
     try:
         with mount(source, model, *options) as m:
