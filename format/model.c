@@ -511,3 +511,9 @@ void ct_model_fetch(struct ct_model *m, uint32_t extent)
     const struct extent *x = &m->extents[extent];
     ct_source_fetch(m->source, m->body_at + x->begin, x->len);
 }
+
+bool ct_model_is_near(struct ct_model *m, uint32_t extent)
+{
+    const struct extent *x = &m->extents[extent];
+    return ct_source_is_near(m->source, m->body_at + x->begin, x->len);
+}

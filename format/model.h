@@ -109,6 +109,8 @@ uint32_t ct_model_pending(struct ct_model *m, uint32_t extent);
 /* Has the source bring an extent's bytes near, and waits for it: for threads of their own, ahead of
  * ct_model_read(). */
 void ct_model_fetch(struct ct_model *m, uint32_t extent);
+/* As ct_source_is_near(): then there is nothing to fetch. */
+bool ct_model_is_near(struct ct_model *m, uint32_t extent);
 
 /* For inspect, status and xattrs. */
 struct ct_model_info {

@@ -5,12 +5,16 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 
+#include <linux/magic.h>
 #include <openssl/rand.h>
 
 struct fd_source {
     struct ct_source base;
     int fd;
+    bool in_memory; /* all of it, always */
 };
 
 void ct_version_of(const struct stat *st, struct ct_version *v)
@@ -68,8 +72,25 @@ static void fd_advise(struct ct_source *s, uint64_t offset, uint64_t n, enum ct_
     }
 }
 
-static const struct ct_source_ops fd_ops = {
-    .pread = fd_pread, .version = fd_version, .close = fd_close, .advise = fd_advise};
+/* Three bytes have to do: mincore() and cachestat() tell more, but only to who may write. */
+static bool fd_is_near(struct ct_source *s, uint64_t offset, uint64_t n)
+{
+    const struct fd_source *f = (struct fd_source *)s;
+    uint8_t byte;
+    const struct iovec to = {&byte, 1};
+    for (unsigned i = 0; i < 3 && !f->in_memory; i++) {
+        if (preadv2(f->fd, &to, 1, (off_t)(offset + (n - 1) / 2 * i), RWF_NOWAIT) != 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const struct ct_source_ops fd_ops = {.pread = fd_pread,
+                                            .version = fd_version,
+                                            .close = fd_close,
+                                            .advise = fd_advise,
+                                            .is_near = fd_is_near};
 
 struct ct_source *ct_source_fd(int fd, struct ct_err *err)
 {
@@ -79,8 +100,10 @@ struct ct_source *ct_source_fd(int fd, struct ct_err *err)
         ct_err_set(err, CT_NOMEM, "no memory for a source");
         return NULL;
     }
+    struct statfs fs;
     f->base.ops = &fd_ops;
     f->fd = fd;
+    f->in_memory = fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
     return &f->base;
 }
 
@@ -141,6 +164,11 @@ void ct_source_fetch(struct ct_source *s, uint64_t offset, uint64_t n)
             return;
         }
     }
+}
+
+bool ct_source_is_near(struct ct_source *s, uint64_t offset, uint64_t n)
+{
+    return s->ops->is_near && s->ops->is_near(s, offset, n);
 }
 
 bool ct_version_same(const struct ct_version *a, const struct ct_version *b)

@@ -38,6 +38,8 @@ struct ct_source_ops {
     void (*close)(struct ct_source *s);
     /* May be NULL. Changes nothing but speed, and waits for nothing. Thread-safe. */
     void (*advise)(struct ct_source *s, uint64_t offset, uint64_t n, enum ct_advice advice);
+    /* May be NULL: that is not known. As ct_source_is_near(). Thread-safe. */
+    bool (*is_near)(struct ct_source *s, uint64_t offset, uint64_t n);
 };
 
 struct ct_source {
@@ -55,6 +57,9 @@ int ct_source_read(struct ct_source *s, void *buf, size_t n, uint64_t offset,
 
 /* Has the source bring these bytes near, where that means anything to it, and waits for it. */
 void ct_source_fetch(struct ct_source *s, uint64_t offset, uint64_t n);
+/* Whether these bytes, n > 0, are near already, as far as can be told at next to no cost: a guess.
+ */
+bool ct_source_is_near(struct ct_source *s, uint64_t offset, uint64_t n);
 /* They will hardly be read again: what holds them is better used for other things. */
 void ct_source_done(struct ct_source *s, uint64_t offset, uint64_t n);
 

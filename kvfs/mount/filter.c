@@ -20,9 +20,9 @@ static const int allowed[] = {
     /* open descriptors */
     SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(fadvise64), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
     SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(getdents64), SCMP_SYS(lseek),
-    SCMP_SYS(pread64), SCMP_SYS(preadv), SCMP_SYS(read), SCMP_SYS(readahead), SCMP_SYS(readv),
-    SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(eventfd2),
-    SCMP_SYS(pipe2),
+    SCMP_SYS(pread64), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(read), SCMP_SYS(readahead),
+    SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg),
+    SCMP_SYS(eventfd2), SCMP_SYS(pipe2),
     /* waiting, time */
     SCMP_SYS(clock_getres), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(futex),
     SCMP_SYS(gettimeofday), SCMP_SYS(nanosleep), SCMP_SYS(poll), SCMP_SYS(ppoll),

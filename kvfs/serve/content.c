@@ -289,6 +289,17 @@ void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent)
     }
 }
 
+bool kvfs_content_is_near(struct kvfs_content *c, uint32_t extent)
+{
+    uint64_t begin = 0;
+    uint32_t len = 0;
+    if (c->model) {
+        return ct_model_is_near(c->model, extent);
+    }
+    kvfs_content_extent(c, extent, &begin, &len);
+    return !c->source || ct_source_is_near(c->source, begin, len);
+}
+
 void kvfs_content_give(struct kvfs_content *c, uint32_t extent)
 {
     if (!c->given) {

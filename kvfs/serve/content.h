@@ -41,6 +41,7 @@ int kvfs_content_load(struct kvfs_content *c, struct ct_load *load, uint32_t ext
 uint32_t kvfs_content_pending(struct kvfs_content *c, uint32_t extent);
 /* As ct_model_fetch(). */
 void kvfs_content_fetch(struct kvfs_content *c, uint32_t extent);
+bool kvfs_content_is_near(struct kvfs_content *c, uint32_t extent);
 /* Which extents were given out whole, so that they lie in the kernel's page cache and need not be
  * decrypted ahead. Guarded by the lock of the slots. */
 void kvfs_content_give(struct kvfs_content *c, uint32_t extent);

@@ -56,6 +56,9 @@ void kvfs_fetch_ask(struct kvfs_fetch *f, struct kvfs_content *content, uint32_t
 {
     uint32_t all = kvfs_content_extents(content);
     for (uint32_t i = first; i < all && i - first < count; i++) {
+        if (kvfs_content_is_near(content, i)) {
+            continue; /* else waking a thread for each costs a tenth of decrypting it */
+        }
         struct task *t = malloc(sizeof(*t));
         if (!t) {
             return;
