@@ -14,10 +14,9 @@
 
 struct ct_message;
 
-/* Reads n bytes of ciphertext at `offset` in the message: a part of a piece, or all of it. One
- * thread reads all parts of a piece, from its beginning to its end. */
-typedef int (*ct_message_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
-                                  struct ct_err *err);
+/* Reads a part of a piece, or all of it. One thread reads all parts of a piece, from its beginning
+ * to its end. */
+typedef ct_aead_read_fn ct_message_read_fn;
 
 /* Where the piece at `offset` shall be read to, and stay; NULL: nowhere. */
 typedef uint8_t *(*ct_message_place_fn)(void *ctx, uint64_t offset);

@@ -138,7 +138,7 @@ struct reading {
     const struct tensor *keyed; /* whose DEK `aead` holds */
     bool bare;                  /* some of its bytes have neither tag nor digest */
     bool verify;                /* its tags are checked, nothing is decrypted */
-    bool by_parts;              /* and one message is all of it: read as it is summed up */
+    bool by_parts;              /* one message is all of it: it is read where it is used */
     struct ct_damages *damages;
     const struct tensor *damaged; /* the last damage's tensor, and its first unit */
     struct unit first;
@@ -314,17 +314,21 @@ static int prepare_unit(struct reading *r, const struct tensor *t, const struct 
     return pass_on(&why, err);
 }
 
+/* Of the message that is all of the extent. */
+static int read_part(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
+{
+    const struct reading *r = ctx;
+    return ct_source_read(r->m->source, buf, n, r->m->body_at + r->extent->begin + offset,
+                          &r->m->version, err);
+}
+
 static int sum_up(struct reading *r, const struct unit *u, const uint8_t *buf, struct ct_sum *sum,
                   struct ct_err *err)
 {
-    const struct ct_model *m = r->m;
     for (uint32_t done = 0; done < u->len; done += CT_SUM_PART) {
         uint32_t n = u->len - done < CT_SUM_PART ? u->len - done : CT_SUM_PART;
-        if (r->by_parts &&
-            ct_source_read(m->source, r->buf, n, m->body_at + u->begin + done, &m->version, err)) {
-            return -1;
-        }
-        if (ct_sum_add(sum, r->by_parts ? r->buf : buf + done, n, err)) {
+        if ((r->by_parts && read_part(r, done, r->buf, n, err)) ||
+            ct_sum_add(sum, r->by_parts ? r->buf : buf + done, n, err)) {
             return -1;
         }
     }
@@ -363,8 +367,9 @@ static int open_unit(struct reading *r, const struct tensor *t, const struct uni
     if (use_key(r, t, err)) {
         return -1;
     }
-    return r->verify ? verify_message(r, u, iv, tag, buf, err)
-                     : ct_aead_open(r->aead, iv, buf, u->len, tag, buf, err);
+    return r->verify     ? verify_message(r, u, iv, tag, buf, err)
+           : r->by_parts ? ct_aead_open_read(r->aead, iv, read_part, r, u->len, tag, buf, err)
+                         : ct_aead_open(r->aead, iv, buf, u->len, tag, buf, err);
 }
 
 static int finish_unit(struct reading *r, const struct tensor *t, const struct unit *u,
@@ -435,31 +440,30 @@ static int read_all(struct reading *r, struct ct_err *err)
     return 0;
 }
 
-/* NOLINTNEXTLINE(readability-non-const-parameter): written to by way of the reading */
-int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
-                  struct ct_err *err)
+static int read_as(struct reading r, struct ct_err *err)
 {
-    struct reading r = {.m = m, .extent = &m->extents[extent], .buf = buf, .damages = damages};
+    const struct tensor *t = &r.m->tensors[r.extent->tensor];
+    struct unit first;
+    ct_unit_at(r.m, t, r.extent->begin, &first);
+    r.by_parts = t->encrypted && first.len == r.extent->len && (r.verify || !first.is_long);
     return read_all(&r, err);
 }
 
-/* NOLINTNEXTLINE(readability-non-const-parameter): likewise */
+int ct_model_read(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
+                  struct ct_err *err)
+{
+    return read_as(
+        (struct reading){.m = m, .extent = &m->extents[extent], .buf = buf, .damages = damages},
+        err);
+}
+
 int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct_damages *damages,
                     struct ct_err *err)
 {
-    struct unit first;
-    const struct extent *x = &m->extents[extent];
-    const struct tensor *t = &m->tensors[x->tensor];
-    ct_unit_at(m, t, x->begin, &first);
-    struct reading r = {
-        .m = m,
-        .extent = x,
-        .buf = buf,
-        .damages = damages,
-        .verify = true,
-        .by_parts = t->encrypted && first.len == x->len,
-    };
-    return read_all(&r, err);
+    return read_as(
+        (struct reading){
+            .m = m, .extent = &m->extents[extent], .buf = buf, .damages = damages, .verify = true},
+        err);
 }
 
 struct ct_load *ct_load_new(struct ct_model *m, uint8_t *body, struct ct_err *err)
@@ -482,9 +486,10 @@ void ct_load_free(struct ct_load *l)
 int ct_load_read(struct ct_load *l, uint32_t extent, struct ct_damages *damages, struct ct_err *err)
 {
     const struct extent *x = &l->m->extents[extent];
-    struct reading r = {
-        .m = l->m, .load = l, .extent = x, .buf = l->body + x->begin, .damages = damages};
-    return read_all(&r, err);
+    return read_as(
+        (struct reading){
+            .m = l->m, .load = l, .extent = x, .buf = l->body + x->begin, .damages = damages},
+        err);
 }
 
 uint32_t ct_model_pending(struct ct_model *m, uint32_t extent)

@@ -6,6 +6,9 @@
 
 static const char *const alg_names[] = {"none", "aes128gcm", "aes256gcm", "chacha20poly1305"};
 
+/* Of what ct_aead_open_read() reads: few calls, and small beside a second-level cache. */
+enum { PART = 131072 };
+
 size_t ct_alg_key_len(enum ct_alg alg)
 {
     return alg == CT_ALG_AES128GCM ? 16 : alg == CT_ALG_NONE ? 0 : 32;
@@ -106,11 +109,8 @@ enum ct_alg ct_aead_alg(const struct ct_aead *a)
     return a->alg;
 }
 
-int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
-                 const uint8_t tag[static 16], uint8_t *out, struct ct_err *err)
+static int opened(int r, uint8_t *out, size_t n, struct ct_err *err)
 {
-    struct ct_impl *i = a->by[CT_OP_OPEN];
-    int r = i->backend->open(i, iv, 12, in, n, tag, out);
     if (r == 0) {
         return 0;
     }
@@ -119,6 +119,30 @@ int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *
     }
     return r > 0 ? ct_err_set(err, CT_TAG, "tag does not match")
                  : ct_err_set(err, CT_IO, "decryption failed");
+}
+
+int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
+                 const uint8_t tag[static 16], uint8_t *out, struct ct_err *err)
+{
+    return opened(ct_open(a->by[CT_OP_OPEN], iv, 12, in, n, tag, out), out, n, err);
+}
+
+int ct_aead_open_read(struct ct_aead *a, const uint8_t iv[static 12], ct_aead_read_fn read,
+                      void *ctx, size_t n, const uint8_t tag[static 16], uint8_t *out,
+                      struct ct_err *err)
+{
+    struct ct_impl *i = a->by[CT_OP_OPEN];
+    _Alignas(64) uint8_t part[PART];
+    int r = i->backend->open_start(i, iv, 12);
+    for (size_t done = 0; r == 0 && done < n; done += PART) {
+        size_t m = n - done < PART ? n - done : PART;
+        if (read(ctx, done, part, m, err)) {
+            memset(out, 0, n);
+            return -1;
+        }
+        r = i->backend->open_add(i, part, m, out + done);
+    }
+    return opened(r ? -1 : i->backend->open_finish(i, tag), out, n, err);
 }
 
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,

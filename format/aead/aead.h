@@ -31,6 +31,15 @@ enum ct_alg ct_aead_alg(const struct ct_aead *a);
  * failed tag `out` is zeroed and the code is CT_TAG. */
 int ct_aead_open(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                  const uint8_t tag[static 16], uint8_t *out, struct ct_err *err);
+/* Reads n bytes of ciphertext at `offset` in the message. 0, or -1 with err. */
+typedef int (*ct_aead_read_fn)(void *ctx, uint64_t offset, uint8_t *buf, size_t n,
+                               struct ct_err *err);
+/* As ct_aead_open(), of a ciphertext that is read part by part, in order: each is still in the
+ * processor's cache when it is decrypted, and `out` is written to once. Nobody may see `out`
+ * before this has succeeded; when reading fails, too, it is zeroed. */
+int ct_aead_open_read(struct ct_aead *a, const uint8_t iv[static 12], ct_aead_read_fn read,
+                      void *ctx, size_t n, const uint8_t tag[static 16], uint8_t *out,
+                      struct ct_err *err);
 int ct_aead_encrypt(struct ct_aead *a, const uint8_t iv[static 12], const uint8_t *in, size_t n,
                     uint8_t *out, uint8_t tag[static 16], struct ct_err *err);
 

@@ -33,9 +33,11 @@ struct ct_backend {
     void (*destroy)(struct ct_impl *i);         /* wipes */
     int (*set_key)(struct ct_impl *i, const uint8_t *key);
 
-    /* One message; 1 when the tag fails. What is in `out` then is the caller's to wipe. */
-    int (*open)(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in, size_t n,
-                const uint8_t tag[static 16], uint8_t *out);
+    /* CT_OP_OPEN: start, any number of parts of any length, finish, which gives 1 when the tag
+     * fails. What is in `out` then is the caller's to wipe. */
+    int (*open_start)(struct ct_impl *i, const uint8_t *iv, size_t iv_len);
+    int (*open_add)(struct ct_impl *i, const uint8_t *in, size_t n, uint8_t *out);
+    int (*open_finish)(struct ct_impl *i, const uint8_t tag[static 16]);
 
     /* CT_OP_ENCRYPT: start, any number of parts of any length, finish. */
     int (*start)(struct ct_impl *i, const uint8_t iv[static 12]);
@@ -58,6 +60,14 @@ struct ct_backend {
 
 extern const struct ct_backend ct_backend_openssl; /* provides everything */
 extern const struct ct_backend ct_backend_ipsec;   /* only where KVFS_HAVE_IPSEC is 1 */
+
+/* A message as a whole; as open_finish(). */
+static inline int ct_open(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
+                          size_t n, const uint8_t tag[static 16], uint8_t *out)
+{
+    const struct ct_backend *b = i->backend;
+    return b->open_start(i, iv, iv_len) || b->open_add(i, in, n, out) ? -1 : b->open_finish(i, tag);
+}
 
 static inline int ct_gmac(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
                           size_t n, uint8_t tag[static 16])

@@ -160,17 +160,28 @@ static void finish(struct ipsec *p, uint8_t tag[static 16])
     }
 }
 
-static int ipsec_open(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
-                      size_t n, const uint8_t tag[static 16], uint8_t *out)
+static int ipsec_open_start(struct ct_impl *i, const uint8_t *iv, size_t iv_len)
+{
+    start((struct ipsec *)i, iv, iv_len);
+    return 0;
+}
+
+static int ipsec_open_add(struct ct_impl *i, const uint8_t *in, size_t n, uint8_t *out)
 {
     struct ipsec *p = (struct ipsec *)i;
     struct keyed *k = p->keyed;
-    start(p, iv, iv_len);
     if (n && p->gcm) {
         p->gcm->decrypt(&k->gcm.key, &k->gcm.ctx, out, in, n);
     } else if (n) {
         mb.poly_decrypt(k->chacha.key, &k->chacha.ctx, out, in, n);
     }
+    return 0;
+}
+
+static int ipsec_open_finish(struct ct_impl *i, const uint8_t tag[static 16])
+{
+    struct ipsec *p = (struct ipsec *)i;
+    struct keyed *k = p->keyed;
     finish(p, k->tag);
     return sodium_memcmp(k->tag, tag, 16) != 0;
 }
@@ -244,7 +255,9 @@ const struct ct_backend ct_backend_ipsec = {
     .create = ipsec_create,
     .destroy = ipsec_destroy,
     .set_key = ipsec_set_key,
-    .open = ipsec_open,
+    .open_start = ipsec_open_start,
+    .open_add = ipsec_open_add,
+    .open_finish = ipsec_open_finish,
     .start = ipsec_start,
     .update = ipsec_update,
     .finish = ipsec_finish,

@@ -115,14 +115,17 @@ static int update(EVP_CIPHER_CTX *ctx, uint8_t *out, const uint8_t *in, size_t n
     return 0;
 }
 
-static int ossl_open(struct ct_impl *i, const uint8_t *iv, size_t iv_len, const uint8_t *in,
-                     size_t n, const uint8_t tag[static 16], uint8_t *out)
+static int ossl_open_start(struct ct_impl *i, const uint8_t *iv, size_t iv_len)
+{
+    return set_iv((struct ossl *)i, iv, iv_len, 0);
+}
+
+static int ossl_open_finish(struct ct_impl *i, const uint8_t tag[static 16])
 {
     struct ossl *o = (struct ossl *)i;
     uint8_t none[16];
     int done = 0;
-    if (set_iv(o, iv, iv_len, 0) || update(o->ctx, out, in, n) ||
-        EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_SET_TAG, 16, (void *)tag) != 1) {
+    if (EVP_CIPHER_CTX_ctrl(o->ctx, EVP_CTRL_AEAD_SET_TAG, 16, (void *)tag) != 1) {
         return -1;
     }
     return EVP_CipherFinal_ex(o->ctx, none, &done) == 1 ? 0 : 1;
@@ -253,7 +256,9 @@ const struct ct_backend ct_backend_openssl = {
     .create = ossl_create,
     .destroy = ossl_destroy,
     .set_key = ossl_set_key,
-    .open = ossl_open,
+    .open_start = ossl_open_start,
+    .open_add = ossl_update,
+    .open_finish = ossl_open_finish,
     .start = ossl_start,
     .update = ossl_update,
     .finish = ossl_finish,

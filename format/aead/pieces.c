@@ -197,7 +197,7 @@ static int chacha_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t 
 static int gcm_open(struct ct_aead *a, const struct ct_piece *piece, uint8_t *buf, size_t n)
 {
     struct ct_impl *i = a->by[CT_OP_OPEN];
-    return i->backend->open(i, piece->bytes, 16, buf, n, piece->bytes + 16, buf);
+    return ct_open(i, piece->bytes, 16, buf, n, piece->bytes + 16, buf);
 }
 
 /* ---- either ---- */

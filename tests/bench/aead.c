@@ -43,7 +43,7 @@ static void run(struct series *s, uint8_t *buf, size_t n)
     struct ct_impl *i = s->aead->by[s->op];
     switch (s->op) {
     case CT_OP_OPEN: /* the tag is wrong, which costs the same as a right one */
-        (void)i->backend->open(i, iv, 12, buf, n, tag, buf);
+        (void)ct_open(i, iv, 12, buf, n, tag, buf);
         break;
     case CT_OP_ENCRYPT:
         (void)ct_aead_encrypt(s->aead, iv, buf, n, buf, tag, NULL);

@@ -292,6 +292,68 @@ Test(aead, opens_in_place_or_zeroes)
     ct_aead_free(NULL);
 }
 
+/* ---- as it is read ---- */
+
+enum { LONG = 300000 };
+static uint8_t whole[LONG], encrypted[LONG], opened[LONG];
+
+struct reader {
+    size_t next, fails_at;
+};
+
+static int read_next(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
+{
+    struct reader *r = ctx;
+    cr_assert_eq(offset, r->next, "in order");
+    r->next += n;
+    memcpy(buf, encrypted + offset, n);
+    return r->next > r->fails_at ? ct_err_set(err, CT_IO, "no more") : 0;
+}
+
+static void expect_zeros(size_t n)
+{
+    static const uint8_t zeros[LONG];
+    cr_expect_eq(memcmp(opened, zeros, n), 0);
+}
+
+Test(aead, opens_as_it_is_read_or_zeroes)
+{
+    static const size_t lengths[] = {0, 1, 131071, 131072, 131073, 262144, LONG};
+    uint8_t key[32];
+    uint8_t iv[12];
+    uint8_t tag[16];
+    struct ct_err err = CT_ERR_INIT;
+    fill(whole, LONG, 1);
+    fill(key, 32, 2);
+    fill(iv, 12, 3);
+    for (EACH_BACKEND(c)) {
+        for (size_t i = 0; i < 3 * sizeof(lengths) / sizeof(lengths[0]); i++) {
+            size_t n = lengths[i / 3];
+            struct reader r = {.fails_at = LONG};
+            struct ct_aead *a = keyed(algs[i % 3], key);
+            cr_assert_eq(ct_aead_encrypt(a, iv, whole, n, encrypted, tag, NULL), 0);
+            cr_expect_eq(ct_aead_open_read(a, iv, read_next, &r, n, tag, opened, NULL), 0);
+            cr_expect(r.next == n && memcmp(opened, whole, n) == 0);
+
+            memset(opened, 1, n);
+            r = (struct reader){.fails_at = n - 1};
+            if (n) {
+                cr_expect_eq(ct_aead_open_read(a, iv, read_next, &r, n, tag, opened, &err), -1);
+                cr_expect_eq(err.code, CT_IO);
+                expect_zeros(n);
+                encrypted[n / 2] ^= 1;
+            } else {
+                tag[0] ^= 1;
+            }
+            r = (struct reader){.fails_at = LONG};
+            cr_expect_eq(ct_aead_open_read(a, iv, read_next, &r, n, tag, opened, &err), -1);
+            cr_expect_eq(err.code, CT_TAG);
+            expect_zeros(n);
+            ct_aead_free(a);
+        }
+    }
+}
+
 /* One context for many keys, with both directions and both lengths of IV in between. */
 Test(aead, rekeys)
 {

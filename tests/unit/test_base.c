@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "format/base/bytes.h"
@@ -156,6 +157,15 @@ Test(base, a_source_that_changes_is_stale)
     ct_source_close(s);
     close(fd);
     unlink(path);
+}
+
+Test(base, what_is_in_memory_is_near)
+{
+    int fd = memfd_create("near", MFD_CLOEXEC);
+    cr_assert(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
+    struct ct_source *s = ct_source_fd(fd, NULL);
+    cr_expect(ct_source_is_near(s, 0, 1 << 20));
+    ct_source_close(s);
 }
 
 Test(base, taking_the_last_name_away_is_no_change)
