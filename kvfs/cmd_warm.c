@@ -3,14 +3,15 @@
 #include <jansson.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "kvfs/args.h"
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/limits.h"
@@ -23,7 +24,7 @@
 /* Reading stops while this much of the machine's (or cgroup's) memory is still to be had. */
 static const uint64_t reserve = UINT64_C(256) << 20;
 
-enum { STEP = 1 << 20, STATUS_MAX = 64 << 20, POLL_US = 200000 };
+enum { STEP = 4 << 20, STATUS_MAX = 64 << 20, POLL_MS = 200 };
 
 struct warm {
     const char *mount, *path;
@@ -39,7 +40,8 @@ struct warm {
     pthread_mutex_t lock;
     const char *opening; /* guarded by it: the path, NULL: none */
     uint64_t shown;      /* guarded by it: bytes of this file that were counted as done */
-    atomic_bool ended;
+    bool ended;          /* guarded by it */
+    pthread_cond_t end;
 };
 
 static const struct argp_option options[] = {
@@ -133,8 +135,8 @@ static uint64_t set_opening(struct warm *w, const char *path)
 static void *show(void *arg)
 {
     struct warm *w = arg;
-    while (!atomic_load(&w->ended)) {
-        pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
+    while (!w->ended) {
         const char *path = w->opening;
         pthread_mutex_unlock(&w->lock);
         uint64_t now = path ? opened_so_far(w, path) : 0;
@@ -143,9 +145,12 @@ static void *show(void *arg)
             (void)kvfs_progress_add(NULL, now - w->shown);
             w->shown = now;
         }
-        pthread_mutex_unlock(&w->lock);
-        usleep(POLL_US);
+        const struct timespec until = ct_after_ms(POLL_MS);
+        while (!w->ended &&
+               pthread_cond_clockwait(&w->end, &w->lock, CLOCK_MONOTONIC, &until) != ETIMEDOUT) {
+        }
     }
+    pthread_mutex_unlock(&w->lock);
     return NULL;
 }
 
@@ -158,13 +163,17 @@ static bool has_memory(struct warm *w, uint64_t bytes)
     return !w->short_of_memory;
 }
 
-/* Through the page cache; what can't be read is left out and counted. */
+/* Into the page cache, and nowhere from there; what can't be read is left out and counted. */
 static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct ct_err *err)
 {
-    static uint8_t buf[STEP];
     bool good = true;
+    ct_autofd nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (nowhere < 0) {
+        return ct_err_sys(err, errno, "/dev/null");
+    }
     for (off_t at = 0; at < item->st.st_size && has_memory(w, STEP); at += STEP) {
-        ssize_t n = pread(fd, buf, STEP, at);
+        off_t from = at;
+        ssize_t n = sendfile(nowhere, fd, &from, STEP);
         good = good && n >= 0;
         uint64_t left = (uint64_t)(item->st.st_size - at);
         if (kvfs_progress_add(NULL, left < STEP ? left : STEP)) {
@@ -233,7 +242,10 @@ static int warm_all(struct warm *w, struct ct_err *err)
             rc = warm_file(w, item, err);
         }
     }
-    atomic_store(&w->ended, true);
+    pthread_mutex_lock(&w->lock);
+    w->ended = true;
+    pthread_cond_signal(&w->end);
+    pthread_mutex_unlock(&w->lock);
     if (shows == 0) {
         (void)pthread_join(shower, NULL);
     }
@@ -302,7 +314,8 @@ static int detach(void)
 
 int cmd_warm(int argc, char **argv)
 {
-    struct warm w = {.all.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct warm w = {
+        .all.fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .end = PTHREAD_COND_INITIALIZER};
     struct ct_err err = CT_ERR_INIT;
     kvfs_parse_args(&argp, "warm", argc, argv, &w);
     (void)prctl(PR_SET_NAME, KVFS_WARM_NAME, 0, 0, 0);
