@@ -103,7 +103,6 @@ int ct_extents_make(struct ct_model *m, struct ct_err *err)
     close_extent(&all, &now);
     m->extent_count = (uint32_t)(all.len / sizeof(struct extent)); /* fits, by CT_BODY_MAX */
     m->long_count = longs.len / sizeof(struct long_message);
-    m->piece_count = pieces;
     if (ct_buf_ok(&all, err) || ct_buf_ok(&longs, err) ||
         !(m->extents = keep(m, &all, sizeof(struct extent), err)) ||
         !(m->longs = keep(m, &longs, sizeof(struct long_message), err)) ||

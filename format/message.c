@@ -5,6 +5,7 @@
 
 #include "format/aead/stream.h"
 #include "format/aead/sum.h"
+#include "format/base/spread.h"
 
 enum state { UNKNOWN, GOOD, BAD };
 
@@ -20,6 +21,7 @@ struct ct_message {
     uint64_t next, done; /* pieces given out, pieces shared */
     unsigned active;     /* threads that hold one */
     bool broken;         /* one of them failed to read: start again when all are back */
+    uint64_t *landed;    /* for each piece the number of where it was decrypted to; or NULL */
 };
 
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
@@ -46,6 +48,7 @@ void ct_message_free(struct ct_message *m)
     if (m) {
         pthread_mutex_destroy(&m->lock);
         pthread_cond_destroy(&m->changed);
+        free(m->landed);
         free(m);
     }
 }
@@ -55,18 +58,22 @@ struct helper {
     struct ct_aead *aead;
     uint8_t *buf; /* CT_SUM_PART bytes, for ciphertext */
     ct_message_read_fn read;
-    ct_message_place_fn place;
     void *ctx;
+    const struct ct_landing *landing; /* or NULL */
+    struct ct_piece_stream *stream;   /* of the landing's context */
 };
 
 static int sum_piece(const struct helper *h, uint64_t at, size_t n, struct ct_sum *sum,
                      struct ct_err *err)
 {
-    uint8_t *place = h->place ? h->place(h->ctx, at) : NULL;
+    if (h->landing && ct_piece_stream_start(h->stream, at / CT_PIECE, err)) {
+        return -1;
+    }
     for (size_t done = 0; done < n; done += CT_SUM_PART) {
-        uint8_t *buf = place ? place + done : h->buf;
         size_t part = n - done < CT_SUM_PART ? n - done : CT_SUM_PART;
-        if (h->read(h->ctx, at + done, buf, part, err) || ct_sum_add(sum, buf, part, err)) {
+        if (h->read(h->ctx, at + done, h->buf, part, err) || ct_sum_add(sum, h->buf, part, err) ||
+            (h->landing &&
+             ct_piece_stream_add(h->stream, h->buf, part, h->landing->to + at + done, err))) {
             return -1;
         }
     }
@@ -112,13 +119,16 @@ static int help(struct ct_message *m, const struct helper *h, struct ct_err *err
         pthread_cond_wait(&m->changed, &m->lock);
         return 0;
     }
-    uint64_t index = m->next++;
+    uint64_t index = ct_spread(m->next++, m->count);
     m->active++;
     pthread_mutex_unlock(&m->lock);
     int r = share_piece(m, h, index, err);
     pthread_mutex_lock(&m->lock);
     m->active--;
     m->broken |= r != 0;
+    if (m->landed) {
+        m->landed[index] = h->landing ? h->landing->number : 0;
+    }
     if (!m->broken) {
         return ++m->done == m->count ? conclude(m, h, err) : 0;
     }
@@ -143,20 +153,34 @@ bool ct_message_is_settled(struct ct_message *m)
     return state_of(m) != UNKNOWN;
 }
 
-static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
-                        ct_message_place_fn place, void *ctx, struct ct_err *err)
+static int help_until_settled(struct ct_message *m, const struct helper *h, struct ct_err *err)
 {
+    int r = 0;
+    pthread_mutex_lock(&m->lock);
+    if (h->landing && !m->landed && !(m->landed = calloc(m->count, sizeof(*m->landed)))) {
+        r = ct_err_set(err, CT_NOMEM, "no memory to load a message");
+    }
+    while (r == 0 && m->state == UNKNOWN) {
+        r = help(m, h, err);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return r;
+}
+
+static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
+                        const struct ct_landing *landing, struct ct_err *err)
+{
+    struct ct_piece_stream stream = {0};
     uint8_t *buf = malloc(CT_SUM_PART); /* for ciphertext only */
     if (!buf) {
         return ct_err_set(err, CT_NOMEM, "no memory to authenticate a message");
     }
-    const struct helper h = {a, buf, read, place, ctx};
-    int r = 0;
-    pthread_mutex_lock(&m->lock);
-    while (r == 0 && m->state == UNKNOWN) {
-        r = help(m, &h, err);
-    }
-    pthread_mutex_unlock(&m->lock);
+    const struct helper h = {a, buf, read, ctx, landing, &stream};
+    int r = (landing && ct_piece_stream_init(&stream, landing->aead, m->iv, err)) ||
+                    help_until_settled(m, &h, err)
+                ? -1
+                : 0;
+    ct_piece_stream_end(&stream);
     free(buf);
     return r;
 }
@@ -164,20 +188,28 @@ static int authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err)
 {
-    return ct_message_authenticate_at(m, a, read, NULL, ctx, err);
+    return ct_message_load(m, a, read, ctx, NULL, err);
 }
 
-int ct_message_authenticate_at(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
-                               ct_message_place_fn place, void *ctx, struct ct_err *err)
+int ct_message_load(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
+                    const struct ct_landing *landing, struct ct_err *err)
 {
     if (m->len > ct_aead_message_max(ct_aead_alg(a))) {
         /* Its counter would wrap. */
         return ct_err_set(err, CT_TAG, "a message of this length has no valid tag");
     }
-    if (state_of(m) == UNKNOWN && authenticate(m, a, read, place, ctx, err)) {
+    if (state_of(m) == UNKNOWN && authenticate(m, a, read, ctx, landing, err)) {
         return -1;
     }
     return state_of(m) == GOOD ? 0 : ct_err_set(err, CT_TAG, "tag does not match");
+}
+
+bool ct_message_landed(struct ct_message *m, uint64_t index, uint64_t number)
+{
+    pthread_mutex_lock(&m->lock);
+    bool landed = m->landed && m->landed[index] == number;
+    pthread_mutex_unlock(&m->lock);
+    return landed;
 }
 
 int ct_message_open(struct ct_message *m, struct ct_aead *a, uint64_t index, uint8_t *buf, size_t n,

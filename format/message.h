@@ -18,9 +18,6 @@ struct ct_message;
  * to its end. */
 typedef ct_aead_read_fn ct_message_read_fn;
 
-/* Where the piece at `offset` shall be read to, and stay; NULL: nowhere. */
-typedef uint8_t *(*ct_message_place_fn)(void *ctx, uint64_t offset);
-
 /* n > 0 bytes of ciphertext. `pieces` is room for ct_piece_count(n) of them, in secret memory
  * that is borrowed as long as the message lives. */
 struct ct_message *ct_message_new(const uint8_t iv[static CT_IV_LEN],
@@ -33,10 +30,20 @@ void ct_message_free(struct ct_message *m); /* NULL is allowed */
 int ct_message_authenticate(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
                             void *ctx, struct ct_err *err);
 
-/* The same; `place` NULL: nowhere. What was placed is not touched again after success. Other
- * callers may have read the rest elsewhere. */
-int ct_message_authenticate_at(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read,
-                               ct_message_place_fn place, void *ctx, struct ct_err *err);
+/* Where a message is decrypted to while it is authenticated. */
+struct ct_landing {
+    uint8_t *to;          /* room for all of it */
+    uint64_t number;      /* which no other landing of this message has; not 0 */
+    struct ct_aead *aead; /* keyed like the other one, which is busy meanwhile */
+};
+
+/* The same, and decrypts at once what this caller reads; others may read the rest, and it does not
+ * land here. Nobody may see what landed before this has succeeded. */
+int ct_message_load(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
+                    const struct ct_landing *landing, struct ct_err *err);
+/* Whether piece `index` landed there: what was authenticated is what was decrypted to there, by
+ * whichever of the callers with this number. Only after ct_message_load() succeeded. */
+bool ct_message_landed(struct ct_message *m, uint64_t index, uint64_t number);
 /* Whether that has an outcome already. */
 bool ct_message_is_settled(struct ct_message *m);
 

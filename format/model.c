@@ -125,7 +125,7 @@ static void give_aead(struct ct_model *m, struct ct_aead *a)
 struct ct_load {
     struct ct_model *m;
     uint8_t *body;
-    atomic_uchar placed[]; /* for each piece of long messages: its ciphertext lies in the body */
+    uint64_t number; /* of the model's loads, from 1 */
 };
 
 /* One read of an extent. */
@@ -211,29 +211,14 @@ static int add_damage(struct reading *r, const struct tensor *t, const struct un
 
 struct message_source {
     struct ct_model *m;
-    struct ct_load *load; /* or NULL */
-    uint64_t begin, len;  /* of the message in the body */
-    uint64_t first_piece;
+    uint64_t begin; /* of the message in the body */
 };
-
-static uint8_t *place_message(void *ctx, uint64_t offset)
-{
-    const struct message_source *s = ctx;
-    return s->load->body + s->begin + offset;
-}
 
 static int read_message(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
 {
-    struct message_source *s = ctx;
-    if (ct_source_read(s->m->source, buf, n, s->m->body_at + s->begin + offset, &s->m->version,
-                       err)) {
-        return -1;
-    }
-    uint64_t end = offset + n;
-    if (s->load && (end % CT_PIECE == 0 || end == s->len)) {
-        atomic_store(&s->load->placed[s->first_piece + offset / CT_PIECE], 1);
-    }
-    return 0;
+    const struct message_source *s = ctx;
+    return ct_source_read(s->m->source, buf, n, s->m->body_at + s->begin + offset, &s->m->version,
+                          err);
 }
 
 static void unit_iv(const struct tensor *t, const struct unit *u, uint8_t iv[static CT_IV_LEN])
@@ -260,21 +245,36 @@ static struct ct_message *long_message(struct ct_model *m, const struct tensor *
     return found;
 }
 
-static uint64_t first_piece(const struct ct_model *m, const struct tensor *t, const struct unit *u)
+/* Whether its plaintext is where it belongs already. */
+static bool has_landed(const struct reading *r, struct ct_message *message, const struct unit *u)
 {
-    return m->longs[t->first_long + u->message].first_piece;
+    return r->load && message && ct_message_landed(message, u->piece, r->load->number);
+}
+
+/* Authenticates it, and decrypts it to where it belongs. */
+static int load_message(struct reading *r, const struct tensor *t, struct ct_message *message,
+                        struct message_source *source, struct ct_err *err)
+{
+    const uint8_t *dek = ct_dek(&r->m->deks, r->m->keys.enc.alg, (size_t)(t - r->m->tensors));
+    struct ct_landing landing = {r->load->body + source->begin, r->load->number,
+                                 take_aead(r->m, dek, err)};
+    int rc =
+        landing.aead ? ct_message_load(message, r->aead, read_message, source, &landing, err) : -1;
+    give_aead(r->m, landing.aead);
+    return rc;
 }
 
 static int authenticate(struct reading *r, const struct tensor *t, const struct unit *u,
                         struct ct_message **out, struct ct_err *err)
 {
-    struct message_source source = {r->m, r->load, ct_message_begin(r->m, t, u),
-                                    ct_message_len(r->m, t, u), first_piece(r->m, t, u)};
+    struct message_source source = {r->m, ct_message_begin(r->m, t, u)};
     *out = long_message(r->m, t, u, err);
-    return *out && use_key(r, t, err) == 0
-               ? ct_message_authenticate_at(*out, r->aead, read_message,
-                                            r->load ? place_message : NULL, &source, err)
-               : -1;
+    if (!*out || use_key(r, t, err)) {
+        return -1;
+    }
+    return r->load && !ct_message_is_settled(*out)
+               ? load_message(r, t, *out, &source, err)
+               : ct_message_authenticate(*out, r->aead, read_message, &source, err);
 }
 
 /* ---- units ---- */
@@ -357,7 +357,8 @@ static int open_unit(struct reading *r, const struct tensor *t, const struct uni
     if (u->is_long) {
         struct ct_message *m = NULL;
         return authenticate(r, t, u, &m, err) ||
-                       (!r->verify && ct_message_open(m, r->aead, u->piece, buf, u->len, err))
+                       (!r->verify && !has_landed(r, m, u) &&
+                        ct_message_open(m, r->aead, u->piece, buf, u->len, err))
                    ? -1
                    : 0;
     }
@@ -400,7 +401,7 @@ static int read_unit(struct reading *r, const struct tensor *t, const struct uni
                      struct ct_err *err)
 {
     struct ct_model *m = r->m;
-    return (u->is_long && atomic_load(&r->load->placed[first_piece(m, t, u) + u->piece])) ||
+    return (u->is_long && has_landed(r, long_message(m, t, u, NULL), u)) ||
                    ct_source_read(m->source, r->buf + (u->begin - r->extent->begin), u->len,
                                   m->body_at + u->begin, &m->version, err) == 0
                ? 0
@@ -468,13 +469,16 @@ int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct
 
 struct ct_load *ct_load_new(struct ct_model *m, uint8_t *body, struct ct_err *err)
 {
-    struct ct_load *l = calloc(1, sizeof(*l) + m->piece_count);
+    struct ct_load *l = calloc(1, sizeof(*l));
     if (!l) {
         ct_err_set(err, CT_NOMEM, "no memory to load a model");
         return NULL;
     }
     l->m = m;
     l->body = body;
+    pthread_mutex_lock(&m->lock);
+    l->number = ++m->loads;
+    pthread_mutex_unlock(&m->lock);
     return l;
 }
 

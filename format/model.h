@@ -90,9 +90,8 @@ int ct_model_verify(struct ct_model *m, uint32_t extent, uint8_t *buf, struct ct
 
 /*
  * Reading all extents into one buffer of the body's length, each once, by as many threads as there
- * are. Long messages are read from the source once: their ciphertext stays in the buffer while the
- * whole message is authenticated, and is decrypted there. Nobody else may see the buffer before all
- * extents have been read without damage.
+ * are. Long messages are read from the source once: decrypted to the buffer while they are
+ * authenticated. Nobody else may see the buffer before all extents have been read without damage.
  */
 struct ct_load;
 struct ct_load *ct_load_new(struct ct_model *m, uint8_t *body,

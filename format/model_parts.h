@@ -54,7 +54,7 @@ struct ct_model {
     pthread_mutex_t lock; /* guards what follows */
     struct long_message *longs;
     size_t long_count;
-    uint64_t piece_count;
+    uint64_t loads;           /* so far */
     struct ct_secret *pieces; /* struct ct_piece, of all long messages; NULL if there are none */
     struct ct_aead *idle[8];  /* contexts between two reads */
     unsigned idle_count;

@@ -77,25 +77,32 @@ static int gcm_tag(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12]
 }
 
 /*
- * Turns a share into the IV and the tag under which GCM opens the piece alone. Its key stream has
- * to go on where the piece lies, so J0 must be iv || 1 + (blocks before it); and a 16-byte IV x
- * gives J0 = (x * H + lengths of x) * H, which is solved for x. The tag is S_i with the lengths of
- * ciphertext instead of those of associated data, and the mask of x.
+ * The IV under which GCM opens a piece alone. Its key stream has to go on where the piece lies, so
+ * J0 must be iv || 1 + (blocks before it); and a 16-byte IV x gives J0 = (x * H + lengths of x) *
+ * H, which is solved for x.
  */
+static void gcm_iv(const uint8_t h_inverse[static 16], const uint8_t iv[static 12], uint64_t index,
+                   uint8_t x[static 16])
+{
+    uint8_t lengths[16];
+    memcpy(x, iv, 12);
+    /* Below 2^32, because longer messages were refused. */
+    ct_put_be32(x + 12, (uint32_t)(1 + index * BLOCKS));
+    ct_gcm_lengths(lengths, 0, 16);
+    ct_gf128_mul(x, x, h_inverse);
+    ct_xor16(x, lengths);
+    ct_gf128_mul(x, x, h_inverse);
+}
+
+/* Turns a share into that IV and the tag: S_i with the lengths of ciphertext instead of those of
+ * associated data, and the mask of x. */
 static int gcm_settle(struct ct_aead *a, struct gcm *g, const uint8_t iv[static 12], uint64_t index,
                       size_t n, struct ct_piece *piece)
 {
     uint8_t *x = piece->bytes;
     uint8_t *tag = piece->bytes + 16;
     memcpy(tag, piece->bytes, 16);
-    memcpy(x, iv, 12);
-    /* Below 2^32, because longer messages were refused. */
-    ct_put_be32(x + 12, (uint32_t)(1 + index * BLOCKS));
-    ct_gcm_lengths(g->block, 0, 16);
-    ct_gf128_mul(x, x, g->h_inverse);
-    ct_xor16(x, g->block);
-    ct_gf128_mul(x, x, g->h_inverse);
-
+    gcm_iv(g->h_inverse, iv, index, x);
     ct_gcm_lengths(g->block, n, n);
     ct_gf128_mul(g->block, g->block, g->h);
     if (ct_gcm_mask(a, x, 16, g->mask)) {
@@ -226,6 +233,64 @@ int ct_pieces_check(struct ct_aead *a, const uint8_t iv[static 12], struct ct_pi
     bool chacha = a->alg == CT_ALG_CHACHA20POLY1305;
     return outcome(chacha ? poly_check(a, iv, pieces, n, tag) : gcm_check(a, iv, pieces, n, tag),
                    err);
+}
+
+/* ---- as they are authenticated ---- */
+
+static int gcm_stream_init(struct ct_piece_stream *s)
+{
+    uint8_t h[16];
+    int r = ct_gcm_h(s->aead, h);
+    if (r == 0) {
+        ct_gf128_inverse(s->h_inverse, h);
+    }
+    ct_wipe(h, sizeof(h));
+    return r;
+}
+
+static int gcm_stream_start(const struct ct_piece_stream *s, uint64_t index)
+{
+    struct ct_impl *i = s->aead->by[CT_OP_OPEN];
+    uint8_t x[16];
+    gcm_iv(s->h_inverse, s->iv, index, x);
+    int r = i->backend->open_start(i, x, sizeof(x));
+    ct_wipe(x, sizeof(x));
+    return r;
+}
+
+static int chacha_stream_add(struct ct_piece_stream *s, const uint8_t *in, size_t n, uint8_t *out)
+{
+    int r = chacha20(s->aead, s->iv, s->block, in, n, out);
+    s->block += (uint32_t)(n / 64);
+    return r;
+}
+
+int ct_piece_stream_init(struct ct_piece_stream *s, struct ct_aead *a, const uint8_t iv[static 12],
+                         struct ct_err *err)
+{
+    *s = (struct ct_piece_stream){.aead = a};
+    memcpy(s->iv, iv, sizeof(s->iv));
+    return a->alg == CT_ALG_CHACHA20POLY1305 ? 0 : outcome(gcm_stream_init(s), err);
+}
+
+int ct_piece_stream_start(struct ct_piece_stream *s, uint64_t index, struct ct_err *err)
+{
+    s->block = (uint32_t)(1 + index * CHACHA_BLOCKS);
+    return s->aead->alg == CT_ALG_CHACHA20POLY1305 ? 0 : outcome(gcm_stream_start(s, index), err);
+}
+
+int ct_piece_stream_add(struct ct_piece_stream *s, const uint8_t *in, size_t n, uint8_t *out,
+                        struct ct_err *err)
+{
+    struct ct_impl *i = s->aead->by[CT_OP_OPEN];
+    return outcome(s->aead->alg == CT_ALG_CHACHA20POLY1305 ? chacha_stream_add(s, in, n, out)
+                                                           : i->backend->open_add(i, in, n, out),
+                   err);
+}
+
+void ct_piece_stream_end(struct ct_piece_stream *s)
+{
+    ct_wipe(s, sizeof(*s));
 }
 
 int ct_piece_open(struct ct_aead *a, const uint8_t iv[static 12], uint64_t index,

@@ -8,11 +8,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/base/spread.h"
 #include "kvfs/serve/fetch.h"
 
 /* Smaller files gain nothing from it. */
 #define AUTO_LEAST (UINT64_C(256) * 1000 * 1000)
-enum { LANES = 4 };
 #define RESERVE_PART (UINT64_C(64) << 20)
 
 struct kvfs_resident_set *kvfs_resident_start(struct kvfs_serve *s, struct ct_err *err)
@@ -382,16 +382,6 @@ static struct kvfs_resident *find_work(struct kvfs_resident_set *set)
     return oldest;
 }
 
-/* Neighbours share a huge page, and whoever comes second waits until it is cleared: those who take
- * extents at the same time get some that lie apart. */
-static uint32_t in_lanes(uint32_t number, uint32_t all)
-{
-    uint32_t group = number / (LANES * LANES) * LANES * LANES;
-    uint32_t in_group = number - group;
-    return all - group < LANES * LANES ? number
-                                       : group + in_group % LANES * LANES + in_group / LANES;
-}
-
 static int decrypt(struct kvfs_serve *s, struct kvfs_resident *r, uint32_t extent, uint32_t *len,
                    struct ct_err *err)
 {
@@ -420,7 +410,7 @@ void kvfs_resident_step(struct kvfs_serve *s)
         pthread_mutex_unlock(&set->lock);
         return;
     }
-    uint32_t extent = in_lanes(r->taken++, r->extents);
+    uint32_t extent = (uint32_t)ct_spread(r->taken++, r->extents);
     uint32_t len = 0;
     if (r->taken == r->extents) {
         atomic_fetch_sub(&set->populating, 1);

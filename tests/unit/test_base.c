@@ -10,6 +10,7 @@
 #include "format/base/bytes.h"
 #include "format/base/file.h"
 #include "format/base/secret.h"
+#include "format/base/spread.h"
 
 static void setup(void)
 {
@@ -157,6 +158,18 @@ Test(base, a_source_that_changes_is_stale)
     ct_source_close(s);
     close(fd);
     unlink(path);
+}
+
+Test(base, each_part_is_taken_once)
+{
+    for (uint64_t all = 0; all <= 100; all++) {
+        bool taken[100] = {false};
+        for (uint64_t n = 0; n < all; n++) {
+            uint64_t part = ct_spread(n, all);
+            cr_assert(part < all && !taken[part], "%d of %d", (int)n, (int)all);
+            taken[part] = true;
+        }
+    }
 }
 
 Test(base, what_is_in_memory_is_near)

@@ -255,6 +255,80 @@ Test(message, a_failed_read_is_not_remembered)
     }
 }
 
+/* ---- decrypted while it is authenticated ---- */
+
+/* What landed is the plaintext; returns how many pieces did. */
+static unsigned expect_landed(const struct text *t, struct ct_message *m, const uint8_t *to,
+                              uint64_t number)
+{
+    unsigned count = 0;
+    for (uint64_t i = 0; i < ct_piece_count(t->n); i++) {
+        if (ct_message_landed(m, i, number)) {
+            count++;
+            cr_expect_eq(memcmp(to + i * PIECE, t->plain + i * PIECE, len_of(t, i)), 0);
+        }
+    }
+    return count;
+}
+
+Test(message, lands_while_it_is_authenticated)
+{
+    static const uint64_t lengths[] = {1, 1000, PIECE, PIECE + 17, 3 * PIECE + 100, 4 * PIECE};
+    struct ct_piece pieces[MAX_PIECES];
+    for (EACH_BACKEND(c)) {
+        for (size_t k = 0; k < 3 * sizeof(lengths) / sizeof(lengths[0]); k++) {
+            struct text t;
+            struct ct_err err = CT_ERR_INIT;
+            text_new(&t, algs[k % 3], lengths[k / 3]);
+            struct ct_aead *a = keyed(algs[k % 3], key);
+            struct ct_landing landing = {malloc(t.n), 7, keyed(algs[k % 3], key)};
+            struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+            cr_expect_eq(ct_message_load(m, a, read_text, &t, &landing, NULL), 0);
+            cr_expect_eq(t.reads, parts_of(&t), "read once");
+            cr_expect_eq(expect_landed(&t, m, landing.to, 7), ct_piece_count(t.n));
+            cr_expect_eq(expect_landed(&t, m, landing.to, 8), 0);
+            expect_pieces(&t, m, a, 0);
+            ct_message_free(m);
+
+            t.sealed[t.n / 2] ^= 1;
+            m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+            cr_expect_eq(ct_message_load(m, a, read_text, &t, &landing, &err), -1);
+            cr_expect_eq(err.code, CT_TAG);
+            ct_message_free(m);
+            ct_aead_free(landing.aead);
+            ct_aead_free(a);
+            free(landing.to);
+            text_free(&t);
+        }
+    }
+}
+
+/* What landed, and was read again by others since, may be something else than what is authentic. */
+Test(message, only_what_was_authenticated_has_landed)
+{
+    struct ct_piece pieces[MAX_PIECES];
+    for (size_t k = 0; k < 3; k++) {
+        struct text t;
+        text_new(&t, algs[k], 4 * PIECE);
+        struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
+        struct ct_landing landing = {calloc(1, t.n), 1, ct_aead_new(algs[k], key, NULL)};
+        struct ct_message *m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
+        t.sealed[5] ^= 1;
+        t.fail_at = parts_of(&t) - 1;
+        cr_expect_eq(ct_message_load(m, a, read_text, &t, &landing, NULL), -1);
+        t.sealed[5] ^= 1;
+        cr_expect_eq(ct_message_authenticate(m, a, read_text, &t, NULL), 0);
+        cr_expect_eq(expect_landed(&t, m, landing.to, 1), 0);
+        cr_expect_eq(ct_message_load(m, a, read_text, &t, &landing, NULL), 0);
+        cr_expect_eq(expect_landed(&t, m, landing.to, 1), 0, "it was settled before");
+        ct_message_free(m);
+        ct_aead_free(landing.aead);
+        ct_aead_free(a);
+        free(landing.to);
+        text_free(&t);
+    }
+}
+
 /* ---- counters at their end ---- */
 
 /* The key stream of 64 bytes from a block on, by OpenSSL. */
@@ -358,18 +432,25 @@ struct crowd {
     enum ct_alg alg;
     struct text *t;
     pthread_barrier_t gate;
-    int failed; /* how many threads; under the text's lock */
+    uint8_t *to;     /* where every other one has it decrypted to; or NULL */
+    unsigned joined; /* so many threads; this and the next one under the text's lock */
+    int failed;
 };
 
 static void *join_in(void *arg)
 {
     struct crowd *c = arg;
     struct ct_aead *a = ct_aead_new(c->alg, key, NULL);
+    struct ct_landing landing = {c->to, 1, ct_aead_new(c->alg, key, NULL)};
+    pthread_mutex_lock(&c->t->lock);
+    bool lands = c->to && c->joined++ % 2 == 0;
+    pthread_mutex_unlock(&c->t->lock);
     pthread_barrier_wait(&c->gate);
-    int r = ct_message_authenticate(c->m, a, read_text, c->t, NULL);
+    int r = ct_message_load(c->m, a, read_text, c->t, lands ? &landing : NULL, NULL);
     pthread_mutex_lock(&c->t->lock);
     c->failed += r != 0;
     pthread_mutex_unlock(&c->t->lock);
+    ct_aead_free(landing.aead);
     ct_aead_free(a);
     return NULL;
 }
@@ -378,6 +459,7 @@ static int run_crowd(struct crowd *c, unsigned threads)
 {
     pthread_t ids[8];
     c->failed = 0;
+    c->joined = 0;
     pthread_barrier_init(&c->gate, NULL, threads);
     for (unsigned i = 0; i < threads; i++) {
         cr_assert_eq(pthread_create(&ids[i], NULL, join_in, c), 0);
@@ -396,8 +478,9 @@ Test(message, threads_help)
     for (size_t k = 0; k < 3; k++) {
         struct text t;
         text_new(&t, algs[k], 3 * PIECE + 100);
+        uint8_t *to = malloc(t.n);
         for (int round = 0; round < 20; round++) {
-            struct crowd c = {.alg = algs[k], .t = &t};
+            struct crowd c = {.alg = algs[k], .t = &t, .to = round % 3 ? to : NULL};
             c.m = ct_message_new(iv, t.tag, t.n, pieces, NULL);
             t.reads = 0;
             t.fail_at = round % 2 ? round / 2 % 4 : -1;
@@ -410,9 +493,11 @@ Test(message, threads_help)
             struct ct_aead *a = ct_aead_new(algs[k], key, NULL);
             cr_expect_eq(ct_message_authenticate(c.m, a, read_text, &t, NULL), 0);
             expect_pieces(&t, c.m, a, 0);
+            (void)expect_landed(&t, c.m, to, 1);
             ct_aead_free(a);
             ct_message_free(c.m);
         }
+        free(to);
         text_free(&t);
     }
 }
