@@ -24,7 +24,12 @@
 /* Reading stops while this much of the machine's (or cgroup's) memory is still to be had. */
 static const uint64_t reserve = UINT64_C(256) << 20;
 
-enum { STEP = 4 << 20, STATUS_MAX = 64 << 20, POLL_MS = 200 };
+enum {
+    STEP = 4 << 20,
+    SKIP = 1 << 20 /* behind what fails */,
+    STATUS_MAX = 64 << 20,
+    POLL_MS = 200
+};
 
 struct warm {
     const char *mount, *path;
@@ -171,15 +176,16 @@ static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct
     if (nowhere < 0) {
         return ct_err_sys(err, errno, "/dev/null");
     }
-    for (off_t at = 0; at < item->st.st_size && has_memory(w, STEP); at += STEP) {
-        off_t from = at;
-        ssize_t n = sendfile(nowhere, fd, &from, STEP);
-        good = good && n >= 0;
-        uint64_t left = (uint64_t)(item->st.st_size - at);
-        if (kvfs_progress_add(NULL, left < STEP ? left : STEP)) {
+    for (off_t at = 0, next = 0; at < item->st.st_size && has_memory(w, STEP); at = next) {
+        off_t to = at;
+        ssize_t n = sendfile(nowhere, fd, &to, STEP);
+        next = n > 0 ? to : at + SKIP - at % SKIP;
+        next = next < item->st.st_size ? next : item->st.st_size;
+        good = good && n > 0;
+        w->done += n > 0 ? (uint64_t)n : 0;
+        if (kvfs_progress_add(NULL, (uint64_t)(next - at))) {
             return kvfs_check_interrupted(err);
         }
-        w->done += n > 0 ? (uint64_t)n : 0;
     }
     if (!good) {
         w->damaged++;

@@ -509,9 +509,9 @@ void kvfs_chunks_stop(struct kvfs_chunks *c)
     struct ct_err err = CT_ERR_INIT;
     ct_err_set(&err, CT_IO, "unmounted");
     kvfs_jobs_fail(c, queued, &err);
-    kvfs_fetch_stop(c->fetch);
     (void)pthread_join(c->storer, NULL);
     kvfs_pool_stop(c->pool);
+    kvfs_fetch_stop(c->fetch); /* the pool asked it */
     kvfs_stores_drop(c, NULL);
     kvfs_slots_free(&c->slots);
     pthread_cond_destroy(&c->storing);
