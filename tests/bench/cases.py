@@ -47,7 +47,7 @@ class Cases(dict):
             self.left_out.append(f"{what}: {why}")
 
     def mount(self, cache, model="v2"):
-        return self.models.mount(model, f"cache={cache}")
+        return self.models.mount(model, self.models.options(cache))
 
     def resident_works(self):
         with self.mount("resident") as m, open(os.path.join(m.path, Models.NAME), "rb") as file:
@@ -99,10 +99,10 @@ class Cases(dict):
                 self[f"load {cache}, version {version}"] = lambda c=cache, v=version: \
                     loaders.through(self.mount(c, f"v{v}"))
         for cache in self.caches:
-            self[f"mount, load: {cache}"] = lambda c=cache: loaders.mounting(f"cache={c}")
+            self[f"mount, load: {cache}"] = lambda c=cache: loaders.mounting(self.models.options(c))
             if has_warm():
                 self[f"mount, warm, load: {cache}"] = lambda c=cache: \
-                    loaders.mounting(f"cache={c}", warm=True)
+                    loaders.mounting(self.models.options(c), warm=True)
         if not has_warm():
             self.left_out.append("mount, warm, load: this kvfs has no `warm`")
         self["decrypt, load: reference"] = loaders.decrypting

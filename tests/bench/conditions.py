@@ -136,11 +136,16 @@ class Conditions:
     def streams(self):
         """The worker's own memory while 8 readers read 8 files, as a share of its bound."""
         directory = self.models.path("streams")
-        if not os.path.exists(directory):
-            os.mkdir(directory)
+        os.mkdir(directory)
+        try:
             for i in range(STREAMS):  # copies: links would be one file
                 kvfstest.run("cp", self.models.file("v2" if self.models.small else "part"),
                              os.path.join(directory, f"model-{i}.safetensors"), check=True)
+            return self.streams_of(directory)
+        finally:
+            shutil.rmtree(directory)
+
+    def streams_of(self, directory):
         bound = 128 * MIB
         mount = kvfstest.Mount(directory, keys=[self.models.reader],
                                options=["cache=page", f"memory={bound >> 20}M"])
@@ -158,9 +163,9 @@ class Conditions:
 
     def sizes(self, cases):
         """A quarter of the model, and all of it twice over."""
+        if self.models.small:
+            return
         for name, model in (("quarter", "part"), ("double", "large")):
-            if model == "large" and self.models.small:
-                continue
             cases[f"page pread, {name} size"] = lambda m=model: self.tools.through(
                 self.mount("page", m), "pread")
 

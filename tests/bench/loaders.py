@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 
-from measure import ROOT, MemoryGroup, Missing, Models, kvfstest
+from measure import ROOT, MemoryGroup, Missing, Models, expect_resident, have_memory_ready, kvfstest
 
 
 class Loaders:
@@ -26,6 +26,7 @@ class Loaders:
         self.server.wait()
 
     def ask(self, **job):
+        have_memory_ready(2 * os.stat(self.models.file("plain")).st_size)
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         result = json.loads(self.server.stdout.readline())
@@ -44,8 +45,10 @@ class Loaders:
     def through(self, mount):
         """Cold, and once more."""
         with mount:
-            return self.ask(how="load", file=os.path.join(mount.path, Models.NAME),
-                            **{"with": "safetensors"})
+            result = self.ask(how="load", file=os.path.join(mount.path, Models.NAME),
+                              **{"with": "safetensors"})
+            expect_resident(mount)
+            return result
 
     # ---- from encrypted files to tensors ----
 
