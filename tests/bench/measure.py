@@ -128,7 +128,7 @@ class GoCryptFS:
             raise Missing("gocryptfs is not installed")
         self.source, self.path = models.path("gocryptfs"), models.path("gocryptfs-mnt")
         self.password = models.path("password")
-        self.pids = {}
+        self.pids, self.command = {}, []
         for directory in self.source, self.path:
             os.mkdir(directory)
         with open(self.password, "w", encoding="ascii") as out:
