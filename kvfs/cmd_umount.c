@@ -13,7 +13,7 @@
 
 struct umount {
     const char *given;
-    bool lazy;
+    bool lazy, force;
     char path[PATH_MAX];
     dev_t dev;
 };
@@ -21,6 +21,11 @@ struct umount {
 static const struct argp_option options[] = {
     {"lazy", 'l', NULL, 0,
      "Take it away even if it is in use; who has files open can go on reading them", 0},
+    {"force", 'f', NULL, 0,
+     "End its connection first: who waits for a read gets an error. For a mount whose processes "
+     "were "
+     "killed, or hang (root only)",
+     0},
     {0},
 };
 
@@ -30,6 +35,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 'l':
         u->lazy = true;
+        return 0;
+    case 'f':
+        u->force = true;
         return 0;
     case ARGP_KEY_ARG:
         if (u->given) {
@@ -91,7 +99,7 @@ static void end_warmer(void *ctx, const struct kvfs_holder *h)
 static int unmount(const struct umount *u, struct ct_err *err)
 {
     const struct timespec pause = {.tv_nsec = 20000000};
-    int rc = kvfs_umount_path(u->path, u->lazy, err);
+    int rc = kvfs_umount_path(u->path, u->lazy, u->force, err);
     for (int turn = 0; rc && err->code == CT_BUSY && turn < 100; turn++) {
         bool any = false;
         (void)kvfs_holders(u->dev, u->path, end_warmer, &any);
@@ -100,7 +108,7 @@ static int unmount(const struct umount *u, struct ct_err *err)
         }
         (void)nanosleep(&pause, NULL);
         *err = (struct ct_err)CT_ERR_INIT;
-        rc = kvfs_umount_path(u->path, u->lazy, err);
+        rc = kvfs_umount_path(u->path, u->lazy, u->force, err);
     }
     return rc;
 }

@@ -291,12 +291,14 @@ static int umount_by_fusermount(const char *path, bool lazy, struct ct_err *err)
     return ct_err_set(err, strstr(text, "busy") ? CT_BUSY : CT_IO, "%s", text);
 }
 
-int kvfs_umount_path(const char *path, bool lazy, struct ct_err *err)
+int kvfs_umount_path(const char *path, bool lazy, bool force, struct ct_err *err)
 {
     if (geteuid() != 0) {
-        return umount_by_fusermount(path, lazy, err);
+        return force ? ct_err_sys(err, EPERM, "only root may unmount by force")
+                     : umount_by_fusermount(path, lazy, err);
     }
-    if (umount2(path, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
+    int flags = UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0) | (force ? MNT_FORCE : 0);
+    if (umount2(path, flags) == 0) {
         return 0;
     }
     return errno == EBUSY ? ct_err_set(err, CT_BUSY, "%s is busy", path)
@@ -364,7 +366,7 @@ int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *
     if (!is_there(m, &on_top)) {
         return 0;
     }
-    return on_top ? kvfs_umount_path(m->path, lazy, err)
+    return on_top ? kvfs_umount_path(m->path, lazy, false, err)
                   : ct_err_set(err, CT_BUSY, "something else is mounted over %s", m->path);
 }
 

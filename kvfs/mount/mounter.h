@@ -32,8 +32,8 @@ int kvfs_mounter_mount(const struct kvfs_config *config, bool noexec, struct kvf
                        struct ct_err *err);
 
 /* Unmounts what is at `path`: as root by itself, else through fusermount3. CT_BUSY if it is in use
- * and not `lazy`. */
-int kvfs_umount_path(const char *path, bool lazy, struct ct_err *err);
+ * and not `lazy`. `force`, for root only, ends its connection first: every request fails. */
+int kvfs_umount_path(const char *path, bool lazy, bool force, struct ct_err *err);
 
 /* The same for our mount, and no other that has come to lie there: 0 also if it is gone already. */
 int kvfs_mounter_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *err);

@@ -518,6 +518,8 @@ class Mount:
         return self.mount()
 
     def __exit__(self, kind, value, trace):
+        if self.mounted and not any(alive(p) for p in self.pids.values()):
+            self.umount("-f", "-l", check=False)  # without -f it may wait for a dead worker's thread
         if self.mounted:
             result = self.umount(check=False)
             if result.returncode:

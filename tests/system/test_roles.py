@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from kvfstest import (KVFS, Checks, Model, as_user, die_with_parent, kvfs, mounts_at, no_mount,
+from kvfstest import (KVFS, Checks, Model, abort, as_user, die_with_parent, kvfs, mounts_at, no_mount,
                       proc_status, read_all, run, sanitized, wait_for, workdir)
 
 
@@ -30,7 +30,7 @@ def deaths(checks, model):
     for name, victims in ways.items():
         for busy in (False, True):
             with checks.check(f"kill -9 of {name}{' while 4 readers read' if busy else ''}"):
-                death(model, victims, name, busy)
+                death(checks, model, victims, name, busy)
 
 
 class Readers:
@@ -82,7 +82,18 @@ for _ in range(100000):
             process.communicate()
 
 
-def death(model, victims, name, busy):
+def let_go(checks, m):
+    """What the README says to do when a worker can't die, since a thread of it was just handing
+    pages to the kernel, and nobody is there who ends the connection."""
+    with contextlib.suppress(AssertionError):
+        m.wait_gone(2)
+        return
+    checks.note("all three killed: one can't die; unmounted by force")
+    m.umount("-f", "-l", check=False)
+    abort(m.device)
+
+
+def death(checks, model, victims, name, busy):
     with model.mount() as m:
         path = os.path.join(m.path, model.shard)
         with open(path, "rb") as held:
@@ -95,6 +106,8 @@ def death(model, victims, name, busy):
                 assert read_all(path) == model.plain_bytes()
                 readers.go_on()
                 return
+            if name == "all three":
+                let_go(checks, m)
             wait_for(lambda: not mounts_at(m.path), 10, "unmounting")
             took = time.monotonic() - start
             m.wait_gone(10)
@@ -108,6 +121,30 @@ def death(model, victims, name, busy):
         assert took < (10 if sanitized() else 3), f"unmounted after {took:.1f} s"
     with model.mount(path=m.path) as again:  # the place is free again
         assert read_all(os.path.join(again.path, model.shard)) == model.plain_bytes()
+
+
+def by_force(checks, model):
+    """Nobody of kvfs answers any more: -f ends who waits."""
+    with checks.check("umount -f ends reads that nobody answers"):
+        with model.mount("guard=off", "cache=direct") as m:
+            path = os.path.join(m.path, model.shard)
+            stopped = [m.worker, m.supervisor, m.keeper]
+            with open(path, "rb"):  # its header is read
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+                with subprocess.Popen(["dd", f"if={path}", "of=/dev/null", "bs=1M"],
+                                      stderr=subprocess.PIPE, preexec_fn=die_with_parent) as reader:
+                    time.sleep(0.3)
+                    assert reader.poll() is None, "it read"
+                    m.umount("-f", "-l")
+                    reader.communicate(timeout=5)
+                    assert reader.returncode == 1
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            m.wait_gone(10)
+    with checks.check("umount -f is for root"):
+        result = run(*as_user(65534), KVFS, "umount", "-f", workdir())
+        assert result.returncode == 1, result
 
 
 def cached_pages(checks, model):
@@ -341,6 +378,7 @@ def main():
     checks = Checks()
     model = Model()
     deaths(checks, model)
+    by_force(checks, model)
     cached_pages(checks, model)
     stopped_worker(checks, model)
     sandbox(checks, model)
