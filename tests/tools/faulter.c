@@ -4,7 +4,8 @@
  * background, a third opens, and reads past it. Each goes on whatever it gets.
  *
  * A line on stdin is answered with {"now", "ok", "last", "refused"}: how many reads succeeded and
- * failed, and when the last one succeeded, in ns of CLOCK_MONOTONIC. With the end of stdin the
+ * failed, and when the last one that succeeded began, in ns of CLOCK_MONOTONIC: when it was told to
+ * have ended is also a matter of whose turn it is on a busy processor. With the end of stdin the
  * readers are killed, and the last line says how many of them did not end in five seconds.
  */
 #include <errno.h>
@@ -87,11 +88,12 @@ static int go_on(const char *path, int number)
     const char *mapped = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
     dice = (uint64_t)getpid() * UINT64_C(0x9e3779b97f4a7c15);
     for (;;) {
+        int64_t begun = now_ns();
         bool good = number % 3 == 0   ? touch(mapped + anywhere(size), pipes)
                     : number % 3 == 1 ? read_cached(fd, size, block)
                                       : read_past(path, size, block);
         if (good) {
-            atomic_store(&mine->last, now_ns());
+            atomic_store(&mine->last, begun);
         }
         atomic_fetch_add(good ? &mine->ok : &mine->refused, 1);
         if (!good) {
