@@ -37,8 +37,8 @@ struct ct_landing {
     struct ct_aead *aead; /* keyed like the other one, which is busy meanwhile */
 };
 
-/* The same, and decrypts at once what this caller reads; others may read the rest, and it does not
- * land here. Nobody may see what landed before this has succeeded. */
+/* The same, and decrypts at once what this caller reads (landing NULL: does not); others may read
+ * the rest, and it does not land here. Nobody may see what landed before this has succeeded. */
 int ct_message_load(struct ct_message *m, struct ct_aead *a, ct_message_read_fn read, void *ctx,
                     const struct ct_landing *landing, struct ct_err *err);
 /* Whether piece `index` landed there: what was authenticated is what was decrypted to there, by

@@ -144,10 +144,15 @@ struct reading {
     struct unit first;
 };
 
+static const uint8_t *dek_of(const struct ct_model *m, const struct tensor *t)
+{
+    return ct_dek(&m->deks, m->keys.enc.alg, (size_t)(t - m->tensors));
+}
+
 static int use_key(struct reading *r, const struct tensor *t, struct ct_err *err)
 {
     struct ct_model *m = r->m;
-    const uint8_t *dek = ct_dek(&m->deks, m->keys.enc.alg, (size_t)(t - m->tensors));
+    const uint8_t *dek = dek_of(m, t);
     if (r->keyed == t) {
         return 0;
     }
@@ -255,9 +260,8 @@ static bool has_landed(const struct reading *r, struct ct_message *message, cons
 static int load_message(struct reading *r, const struct tensor *t, struct ct_message *message,
                         struct message_source *source, struct ct_err *err)
 {
-    const uint8_t *dek = ct_dek(&r->m->deks, r->m->keys.enc.alg, (size_t)(t - r->m->tensors));
     struct ct_landing landing = {r->load->body + source->begin, r->load->number,
-                                 take_aead(r->m, dek, err)};
+                                 take_aead(r->m, dek_of(r->m, t), err)};
     int rc =
         landing.aead ? ct_message_load(message, r->aead, read_message, source, &landing, err) : -1;
     give_aead(r->m, landing.aead);
@@ -314,20 +318,13 @@ static int prepare_unit(struct reading *r, const struct tensor *t, const struct 
     return pass_on(&why, err);
 }
 
-/* Of the message that is all of the extent. */
-static int read_part(void *ctx, uint64_t offset, uint8_t *buf, size_t n, struct ct_err *err)
-{
-    const struct reading *r = ctx;
-    return ct_source_read(r->m->source, buf, n, r->m->body_at + r->extent->begin + offset,
-                          &r->m->version, err);
-}
-
 static int sum_up(struct reading *r, const struct unit *u, const uint8_t *buf, struct ct_sum *sum,
                   struct ct_err *err)
 {
+    struct message_source source = {r->m, u->begin};
     for (uint32_t done = 0; done < u->len; done += CT_SUM_PART) {
         uint32_t n = u->len - done < CT_SUM_PART ? u->len - done : CT_SUM_PART;
-        if ((r->by_parts && read_part(r, done, r->buf, n, err)) ||
+        if ((r->by_parts && read_message(&source, done, r->buf, n, err)) ||
             ct_sum_add(sum, r->by_parts ? r->buf : buf + done, n, err)) {
             return -1;
         }
@@ -368,9 +365,13 @@ static int open_unit(struct reading *r, const struct tensor *t, const struct uni
     if (use_key(r, t, err)) {
         return -1;
     }
-    return r->verify     ? verify_message(r, u, iv, tag, buf, err)
-           : r->by_parts ? ct_aead_open_read(r->aead, iv, read_part, r, u->len, tag, buf, err)
-                         : ct_aead_open(r->aead, iv, buf, u->len, tag, buf, err);
+    if (r->verify) {
+        return verify_message(r, u, iv, tag, buf, err);
+    }
+    struct message_source source = {r->m, u->begin};
+    return r->by_parts
+               ? ct_aead_open_read(r->aead, iv, read_message, &source, u->len, tag, buf, err)
+               : ct_aead_open(r->aead, iv, buf, u->len, tag, buf, err);
 }
 
 static int finish_unit(struct reading *r, const struct tensor *t, const struct unit *u,

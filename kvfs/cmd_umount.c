@@ -23,8 +23,7 @@ static const struct argp_option options[] = {
      "Take it away even if it is in use; who has files open can go on reading them", 0},
     {"force", 'f', NULL, 0,
      "End its connection first: who waits for a read gets an error. For a mount whose processes "
-     "were "
-     "killed, or hang (root only)",
+     "were killed, or hang (root only)",
      0},
     {0},
 };

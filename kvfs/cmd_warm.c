@@ -26,9 +26,9 @@ static const uint64_t reserve = UINT64_C(256) << 20;
 
 enum {
     STEP = 4 << 20,
-    SKIP = 1 << 20 /* behind what fails */,
+    SKIP = 1 << 20, /* behind what fails */
     STATUS_MAX = 64 << 20,
-    POLL_MS = 200
+    POLL_MS = 200,
 };
 
 struct warm {

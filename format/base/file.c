@@ -78,7 +78,10 @@ static bool fd_is_near(struct ct_source *s, uint64_t offset, uint64_t n)
     const struct fd_source *f = (struct fd_source *)s;
     uint8_t byte;
     const struct iovec to = {&byte, 1};
-    for (unsigned i = 0; i < 3 && !f->in_memory; i++) {
+    if (f->in_memory) {
+        return true;
+    }
+    for (unsigned i = 0; i < 3; i++) {
         if (preadv2(f->fd, &to, 1, (off_t)(offset + (n - 1) / 2 * i), RWF_NOWAIT) != 1) {
             return false;
         }

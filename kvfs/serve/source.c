@@ -40,6 +40,18 @@ static int exchange(struct kvfs_serve *s, const struct kvfs_request *q, struct k
     return 0;
 }
 
+/* Where no descriptor comes with the answer. */
+static int exchange_words(struct kvfs_serve *s, const struct kvfs_request *q,
+                          struct kvfs_reply *reply, struct ct_err *err)
+{
+    int fd = -1;
+    int r = exchange(s, q, reply, &fd, err);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return r;
+}
+
 static int ask(struct kvfs_serve *s, enum kvfs_request_type type, const char *path,
                struct kvfs_reply *reply, int *fd, struct ct_err *err)
 {
@@ -142,9 +154,8 @@ int kvfs_source_resident(struct kvfs_serve *s, uint64_t bytes, uint32_t *number,
 int kvfs_source_resident_more(struct kvfs_serve *s, struct ct_err *err)
 {
     struct kvfs_reply reply;
-    int fd = -1;
     struct kvfs_request q = request_of(KVFS_REQ_RESIDENT_MORE, "", "");
-    if (exchange(s, &q, &reply, &fd, err)) {
+    if (exchange_words(s, &q, &reply, err)) {
         return -1;
     }
     return reply.error ? ct_err_set(err, CT_NOMEM, "%s", reply.text) : 0;
@@ -153,10 +164,9 @@ int kvfs_source_resident_more(struct kvfs_serve *s, struct ct_err *err)
 int kvfs_source_resident_end(struct kvfs_serve *s, uint32_t number, struct ct_err *err)
 {
     struct kvfs_reply reply;
-    int fd = -1;
     struct kvfs_request q = request_of(KVFS_REQ_RESIDENT_END, "", "");
     q.number = number;
-    if (exchange(s, &q, &reply, &fd, err)) {
+    if (exchange_words(s, &q, &reply, err)) {
         return -1;
     }
     return reply.error ? ct_err_set(err, reply.error == EBUSY ? CT_BUSY : CT_IO, "%s", reply.text)
@@ -182,14 +192,10 @@ int kvfs_source_seen(struct kvfs_serve *s, const char *model, int64_t generation
                      struct ct_err *err)
 {
     struct kvfs_reply reply;
-    int fd = -1;
     struct kvfs_request q = request_of(KVFS_REQ_SEEN, "", model);
     q.bytes = (uint64_t)generation;
-    if (exchange(s, &q, &reply, &fd, err)) {
+    if (exchange_words(s, &q, &reply, err)) {
         return -1;
-    }
-    if (fd >= 0) {
-        close(fd);
     }
     *highest = reply.value;
     return reply.error ? ct_err_set(err, CT_IO, "%s", reply.text) : 0;
@@ -199,13 +205,9 @@ int kvfs_source_audit(struct kvfs_serve *s, const char *chain, const char *body,
                       char note[static KVFS_TEXT_MAX], struct ct_err *err)
 {
     struct kvfs_reply reply;
-    int fd = -1;
     struct kvfs_request q = request_of(KVFS_REQ_AUDIT, body, chain);
-    if (exchange(s, &q, &reply, &fd, err)) {
+    if (exchange_words(s, &q, &reply, err)) {
         return -1;
-    }
-    if (fd >= 0) {
-        close(fd);
     }
     memcpy(note, reply.text, KVFS_TEXT_MAX);
     return reply.error ? ct_err_set(err, reply.error == EBUSY ? CT_BUSY : CT_IO, "%s", reply.text)

@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 
-from measure import ROOT, MemoryGroup, Missing, Models, expect_resident, have_memory_ready, kvfstest
+from measure import ROOT, MemoryGroup, Missing, Models, expect_resident, kvfstest
 
 
 class Loaders:
@@ -26,7 +26,6 @@ class Loaders:
         self.server.wait()
 
     def ask(self, **job):
-        have_memory_ready(2 * os.stat(self.models.file("plain")).st_size)
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         result = json.loads(self.server.stdout.readline())
