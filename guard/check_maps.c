@@ -218,6 +218,8 @@ void guard_check_maps(struct guard_run *r)
     check_text(r);
     if (r->start && (r->start->has & GUARD_HAS_MAPS)) {
         check_new(r);
-        check_changed(r);
+        if (r->s->role == GUARD_SELF || (r->flags & GUARD_FULL)) {
+            check_changed(r);
+        }
     }
 }

@@ -178,7 +178,7 @@ static int run_one(struct guard *g, struct guard_subject *s, unsigned flags,
     size_t count = report->count;
     size_t more = report->more;
     memcpy(state, report->state, sizeof(state));
-    int rc = guard_subject_run(g, s, guard_subject_wants(s->role), flags, report, &why);
+    int rc = guard_subject_run(g, s, guard_subject_wants(s->role, flags), flags, report, &why);
     if ((rc || report->count > count) && guard_subject_ending(g, s)) {
         report->count = count;
         report->more = more;

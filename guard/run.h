@@ -117,7 +117,7 @@ int guard_subject_start(struct guard *g, struct guard_subject *s, struct ct_err 
  * (CT_NOTFOUND), or something that makes the whole run fail. */
 int guard_subject_run(struct guard *g, struct guard_subject *s, unsigned wanted, unsigned flags,
                       struct guard_report *report, struct ct_err *err);
-unsigned guard_subject_wants(enum guard_role role);
+unsigned guard_subject_wants(enum guard_role role, unsigned flags);
 /* Adds what fails to a report, as the levels have it. */
 void guard_judge(const struct guard *g, const struct guard_subject *s,
                  const struct guard_failures *now, struct guard_report *report);

@@ -287,10 +287,12 @@ bool guard_subject_ending(const struct guard *g, struct guard_subject *s)
 
 /* ---- Runs ---- */
 
-unsigned guard_subject_wants(enum guard_role role)
+/* Mates run the program that this one runs, in the same mount namespace: what can be said of its
+ * files and mounts is said here every time. */
+unsigned guard_subject_wants(enum guard_role role, unsigned flags)
 {
     return role == GUARD_MATE ? GUARD_HAS_STATUS | GUARD_HAS_MAPS | GUARD_HAS_NS | GUARD_HAS_EXE |
-                                    GUARD_HAS_LIMITS | GUARD_HAS_MOUNTS
+                                    GUARD_HAS_LIMITS | (flags & GUARD_FULL ? GUARD_HAS_MOUNTS : 0)
                               : GUARD_HAS_ALL;
 }
 
@@ -335,7 +337,7 @@ static void run(struct guard *g, struct guard_subject *s, const struct guard_fac
 
 int guard_subject_start(struct guard *g, struct guard_subject *s, struct ct_err *err)
 {
-    if (guard_facts_read(s->proc_fd, guard_subject_wants(s->role), &s->start, err) ||
+    if (guard_facts_read(s->proc_fd, guard_subject_wants(s->role, GUARD_FULL), &s->start, err) ||
         (s->role != GUARD_STRANGER && guard_code_take(s, err))) {
         return -1;
     }
