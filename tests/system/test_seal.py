@@ -101,7 +101,7 @@ def model():
     return out, sorted(names)[0]
 
 
-def sealed_by(m, why, within=2.0):
+def sealed_by(m, why, within=5.0):
     """Waits until it is sealed, and looks whether the reason is told."""
     status = wait_for(lambda: (s := m.status())["state"] == "sealed" and s, within, "the seal")
     assert why in status["sealed"], status["sealed"]
@@ -311,7 +311,7 @@ def test_admission(source, shard):
                         times.append(time.perf_counter() - begin)
                     medians.append(sorted(times)[len(times) // 2])
             checks.note(f"an open: {medians[0] * 1e6:.0f} us, admitted {medians[1] * 1e6:.0f} us")
-            if medians[1] - medians[0] < 0.0005:
+            if medians[1] - medians[0] < (0.005 if sanitized() else 0.0005):
                 break
         else:
             raise AssertionError(medians)
@@ -387,7 +387,7 @@ def test_quiet(source, shard):
             time.sleep(min(SECONDS, 5))
             share = (spent() - before) / min(SECONDS, 5)
             checks.note(f"an idle guard takes {share:.2%} of a processor")
-            assert share < 0.02, share
+            assert share < (0.05 if sanitized() else 0.02), share
 
 
 def main():
