@@ -14,6 +14,7 @@
 #include "kvfs/mount/logsink.h"
 #include "kvfs/mount/refuse.h"
 #include "kvfs/mount/tmpfs.h"
+#include "kvfs/mount/turns.h"
 
 static void unmount(void *ctx)
 {
@@ -50,7 +51,7 @@ static void look_at_seal(struct stall *s, const struct kvfs_worker *w)
     s->ms = sealing && s->progress == before ? s->ms + DYING_MS : 0;
     if (s->ms == SEALING_MS) {
         ct_log(CT_LOG_ERROR, "the worker does not seal, and nobody ends it: killing it");
-        (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+        kvfs_worker_kill(w);
     }
 }
 
@@ -68,6 +69,9 @@ static void wait_for_supervisor(const struct kvfs_mounted *m, const struct kvfs_
         bool ended = wait_for_end(w->pidfd, 0);
         look_at_seal(&stall, w);
         dying = !ended && kvfs_worker_is_half_dead(w->pid);
+        if (dying) {
+            kvfs_worker_hurry(w);
+        }
         if (before && dying) {
             ct_log(CT_LOG_ERROR, "the worker was killed and can't end: ending the connection");
             kvfs_mounter_abort(m);
@@ -84,6 +88,7 @@ static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_work
 {
     uint64_t progress = 0;
     int waited = 0;
+    kvfs_worker_hurry(w);
     for (int all = 0; waited < SEALING_MS && all < SEALING_LONGEST_MS; all += DYING_MS) {
         uint64_t before = progress;
         progress = __atomic_load_n(&w->shared->progress, __ATOMIC_RELAXED);
@@ -96,7 +101,7 @@ static void wait_for_worker(const struct kvfs_mounted *m, const struct kvfs_work
             break;
         }
     }
-    (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+    kvfs_worker_kill(w);
     if (!wait_for_end(w->pidfd, DYING_MS)) {
         ct_log(CT_LOG_ERROR, "the worker can't end: ending the connection");
         kvfs_mounter_abort(m);
@@ -155,6 +160,7 @@ pid_t kvfs_keeper_start(const struct kvfs_mounted *m, const struct kvfs_worker *
         }
     }
     kvfs_logsink_start();
+    kvfs_turns_first(0);
     keep(&mounted, w, self, clone_fd, residents);
     _exit(0);
 }

@@ -15,6 +15,7 @@
 
 #include "format/base/clock.h"
 #include "format/base/log.h"
+#include "kvfs/mount/turns.h"
 
 /* A request must fit as a whole, or the kernel fails it: what libfuse negotiates is at most 1 MiB.
  */
@@ -114,6 +115,7 @@ void kvfs_refuse(int clone_fd, const struct kvfs_shared *shared, void (*then)(vo
         then(ctx);
         return;
     }
+    kvfs_turns_first_thread(thread);
     kvfs_refuse_invalidate(clone_fd, shared);
     then(ctx);
     atomic_store(&a.stop, true);

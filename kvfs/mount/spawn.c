@@ -1,13 +1,14 @@
 #include "kvfs/mount/spawn.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -15,24 +16,9 @@
 
 #include "format/base/file.h"
 #include "kvfs/mount/child.h"
+#include "kvfs/mount/turns.h"
 
 enum { FDS_MAX = KVFS_FD_KEYS + KVFS_KEY_FILES_MAX };
-
-/* Short turns, for supervisor and worker: what they do for a lookup takes microseconds, and on a
- * machine full of busy readers the kernel (6.12 and later) lets them in at once only if they ask
- * for no more. */
-static void ask_for_short_turns(void)
-{
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } attr = {.size = sizeof(attr), .runtime = 100000};
-    attr.nice = getpriority(PRIO_PROCESS, 0);
-    (void)syscall(SYS_sched_setattr, 0, &attr, 0);
-}
 
 static int say_hello(int control, const struct kvfs_start *how, struct ct_err *err)
 {
@@ -102,7 +88,7 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
 {
     int pair[2];
     int pipes[2];
-    ask_for_short_turns();
+    kvfs_turns_short();
     ct_autofd shared = make_shared(how->mounted->shared_fd, &out->shared, err);
     if (shared < 0) {
         return -1;
@@ -124,6 +110,30 @@ int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, str
     }
     (void)fcntl(out->said, F_SETFL, O_NONBLOCK);
     return say_hello(out->control, how, err);
+}
+
+void kvfs_worker_hurry(const struct kvfs_worker *w)
+{
+    char path[32];
+    struct pollfd p = {.fd = w->pidfd, .events = POLLIN};
+    (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)w->pid);
+    DIR *dir = opendir(path);
+    const struct dirent *e = NULL;
+    /* While it lives, these are its threads, and not those of another process with its number. */
+    while (dir && poll(&p, 1, 0) == 0 && (e = readdir(dir))) {
+        if (e->d_name[0] != '.') {
+            kvfs_turns_first((pid_t)strtol(e->d_name, NULL, 10));
+        }
+    }
+    if (dir) {
+        (void)closedir(dir);
+    }
+}
+
+void kvfs_worker_kill(const struct kvfs_worker *w)
+{
+    (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+    kvfs_worker_hurry(w);
 }
 
 bool kvfs_worker_is_half_dead(pid_t pid)

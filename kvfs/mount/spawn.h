@@ -33,6 +33,12 @@ struct kvfs_start {
 /* Starts it and says hello. Its limits are ours. */
 int kvfs_worker_start(const struct kvfs_start *how, struct kvfs_worker *out, struct ct_err *err);
 
+/* Turns before all others for each of its threads (kvfs_turns_first), so that it ends soon. */
+void kvfs_worker_hurry(const struct kvfs_worker *w);
+
+/* SIGKILL, and hurry. */
+void kvfs_worker_kill(const struct kvfs_worker *w);
+
 /* Whether it was killed, though a thread of it lives on: one that the kernel can't let go. */
 bool kvfs_worker_is_half_dead(pid_t pid);
 

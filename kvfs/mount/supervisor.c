@@ -6,14 +6,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "format/base/clock.h"
@@ -26,6 +24,7 @@
 #include "kvfs/mount/refuse.h"
 #include "kvfs/mount/requests.h"
 #include "kvfs/mount/tmpfs.h"
+#include "kvfs/mount/turns.h"
 #include "kvfs/mount/warmer.h"
 #include "kvfs/term.h"
 
@@ -113,7 +112,7 @@ static bool report(struct supervisor *s, char code)
 static void end_worker(struct supervisor *s)
 {
     if (s->stage < KILLED) {
-        (void)syscall(SYS_pidfd_send_signal, s->worker.pidfd, SIGKILL, NULL, 0);
+        kvfs_worker_kill(&s->worker);
         enter(s, KILLED, DYING_MS);
     }
 }
@@ -286,6 +285,8 @@ static void on_ready(struct supervisor *s)
     ct_log(CT_LOG_INFO, "mounted %s", s->config->source);
     s->ready = true;
     enter(s, RUNNING, 0);
+    kvfs_turns_first(0);
+    kvfs_turns_first(s->worker.pid);
     kvfs_guarding_add(s->guarding, s->worker.pid, false);
     if (!report(s, KVFS_DONE)) {
         stop(s); /* interrupted */
@@ -396,7 +397,7 @@ static void look(struct supervisor *s)
         s->sealed = true; /* by us, once it is dead */
         end_worker(s);
     } else if (s->stage <= SEALED && kvfs_worker_is_half_dead(s->worker.pid)) {
-        enter(s, KILLED, DYING_MS); /* by others: its pidfd tells only of a whole end */
+        end_worker(s); /* others killed it: its pidfd tells only of a whole end */
     }
 }
 
@@ -537,8 +538,7 @@ static int supervise(struct kvfs_job *job, int status_fd)
 {
     struct ct_err err = CT_ERR_INIT;
     sigset_t signals;
-    static struct supervisor the_one; /* what it holds goes with the process */
-    struct supervisor *s = &the_one;
+    static struct supervisor the_one, *s = &the_one; /* what it holds goes with the process */
     s->job = job;
     s->config = &job->options->config;
     s->status_fd = status_fd;
