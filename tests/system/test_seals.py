@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 
-from kvfstest import (KVFS, Checks, Model, alive, die_with_parent, kvfs, mounts_at, no_mount, outcome,
-                      read_all, wait_for, workdir)
+from kvfstest import (KVFS, Checks, Model, Skip, alive, die_with_parent, kvfs, mounts_at, no_mount,
+                      outcome, read_all, wait_for, workdir)
 
 SOAK = bool(os.environ.get("KVFS_SOAK"))
 SEALS = int(os.environ.get("KVFS_SEALS", 1000 if SOAK else 20))
@@ -124,6 +124,26 @@ def report(name, took):
     assert all(b <= a for a, b in zip(done, last)), [x for x in took if x[1] > x[0]]
 
 
+def turns(model):
+    """Who takes back comes before ordinary processes, and what they start does not."""
+    with model.mount() as m:
+        first = {name: os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK
+                 for name, pid in m.pids.items()}
+        assert set(first.values()) == {os.SCHED_RR}, first
+        others = [os.sched_getscheduler(int(tid)) for pid in m.pids.values()
+                  for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid]
+        assert set(others) == {os.SCHED_OTHER}, others
+
+
+def may_be_first():
+    if not (pid := os.fork()):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def main():
     dice = random.Random(SEED)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -131,6 +151,10 @@ def main():
     if not os.path.ismount(control):
         subprocess.run(["mount", "-t", "fusectl", "none", control], check=False)
     model = Model(mib=64, shards=1)
+    with check("whoever takes back comes before busy readers"):
+        if not may_be_first():
+            raise Skip("no real-time scheduling here")
+        turns(model)
     with check(f"{SEALS} seals under load, on one processor"):
         report("sealed", [once(model, "seal", dice) for _ in range(SEALS)])
     for how in KILLS:
