@@ -74,7 +74,7 @@ static void check_thread(struct guard_run *r, int tasks_fd, const char *tid)
         memcmp(first->gid, st.gid, sizeof(st.gid)) != 0) {
         guard_fail(r, GUARD_UID, 0, "thread", "its thread %.20s has other ids than the first", tid);
     }
-    if (r->s->role == GUARD_STRANGER || !r->start || (r->flags & GUARD_FULL)) {
+    if (r->s->role == GUARD_STRANGER || (r->flags & GUARD_FULL)) {
         check_thread_place(r, tasks_fd, tid);
     }
     if (r->s->role == GUARD_STRANGER) {

@@ -68,7 +68,6 @@ def workdir():
 
 
 @functools.lru_cache(maxsize=None)
-@functools.cache
 def sanitized():
     """Whether kvfs was built with a sanitizer, which makes it slow."""
     with open(KVFS, "rb") as file:

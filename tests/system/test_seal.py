@@ -101,7 +101,7 @@ def model():
     return out, sorted(names)[0]
 
 
-def sealed_by(m, why, within=5.0):
+def sealed_by(m, why, within=2.0):
     """Waits until it is sealed, and looks whether the reason is told."""
     status = wait_for(lambda: (s := m.status())["state"] == "sealed" and s, within, "the seal")
     assert why in status["sealed"], status["sealed"]
