@@ -34,6 +34,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -384,6 +385,34 @@ static int hold(int rc)
     return rc != 0;
 }
 
+/* Passes on every signal, as debuggers do: the traced one goes on. */
+static void pass_on(void)
+{
+    int status = 0;
+    pid_t tid = 0;
+    while ((tid = waitpid(-1, &status, __WALL | WNOHANG)) > 0) {
+        bool group = status >> 16 == PTRACE_EVENT_STOP;
+        if (WIFSTOPPED(status)) {
+            (void)ptrace(group ? PTRACE_LISTEN : PTRACE_CONT, tid, NULL,
+                         (void *)(intptr_t)(group ? 0 : WSTOPSIG(status)));
+        }
+    }
+}
+
+static int trace(pid_t tid)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (ptrace(PTRACE_SEIZE, tid, NULL, NULL)) {
+        return hold(-1);
+    }
+    printf("ok\n");
+    (void)fflush(stdout);
+    while (poll(&p, 1, 10) == 0) {
+        pass_on();
+    }
+    return 0;
+}
+
 static int load_program(void)
 {
     const struct bpf_insn insns[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 0},
@@ -405,7 +434,7 @@ int main(int argc, char **argv)
         return watch(argc, argv);
     }
     if (strcmp(argv[1], "trace") == 0 && argc == 3) {
-        return hold((int)ptrace(PTRACE_SEIZE, (pid_t)strtol(argv[2], NULL, 10), NULL, NULL));
+        return trace((pid_t)strtol(argv[2], NULL, 10));
     }
     if (strcmp(argv[1], "load") == 0) {
         return hold(load_program());
