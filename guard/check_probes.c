@@ -164,7 +164,7 @@ void guard_check_probes(struct guard_run *r)
     if (guard_wants(r, GUARD_WRITE_PROBE)) {
         check_writes(r);
     }
-    if (guard_wants(r, GUARD_TRACER_OUTSIDE) && ((r->flags & GUARD_FULL) || !r->start) &&
+    if (guard_wants(r, GUARD_TRACER_OUTSIDE) && (r->flags & GUARD_FULL) &&
         guard_has(r, GUARD_HAS_STATUS)) {
         check_outside(r);
     }

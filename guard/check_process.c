@@ -187,7 +187,7 @@ void guard_check_process(struct guard_run *r)
     if (guard_has(r, GUARD_HAS_STATUS)) {
         check_tracer(r);
         /* A reader may have hundreds. */
-        if (r->s->role != GUARD_STRANGER || !r->start || (r->flags & GUARD_FULL)) {
+        if (r->s->role != GUARD_STRANGER || (r->flags & GUARD_FULL)) {
             check_threads(r);
         } else if (r->s->asks && r->s->asks != r->now->status.tgid) {
             check_asking(r);

@@ -14,6 +14,11 @@ static inline int64_t ct_now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+static inline int64_t ct_now_seconds(void)
+{
+    return ct_now_ms() / 1000;
+}
+
 /* Milliseconds of CLOCK_BOOTTIME, which goes on meanwhile: for leases. */
 static inline int64_t ct_boot_ms(void)
 {

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/spread.h"
 #include "kvfs/serve/fetch.h"
 
@@ -26,13 +26,6 @@ struct kvfs_resident_set *kvfs_resident_start(struct kvfs_serve *s, struct ct_er
     pthread_cond_init(&r->changed, NULL);
     r->off = s->config.resident == 0;
     return r;
-}
-
-static time_t now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec;
 }
 
 /* ---- the end of one ---- */
@@ -71,7 +64,7 @@ static bool end_unused(struct kvfs_serve *s, struct kvfs_resident *r)
     pthread_mutex_lock(&set->lock);
     gone = gone && !set->sealed; /* then it may be taken back just now, and stays */
     r->state = READY;
-    r->idle_since = now();
+    r->idle_since = ct_now_seconds();
     if (gone) {
         unlink_resident(set, r);
         r->node->cache = KVFS_SERVED_NOT;
@@ -94,7 +87,7 @@ static bool is_unused(const struct kvfs_resident_set *set, const struct kvfs_res
 static bool make_room(struct kvfs_serve *s, uint64_t size)
 {
     struct kvfs_resident_set *set = s->residents;
-    time_t tried = now();
+    int64_t tried = ct_now_seconds();
     while (size <= s->config.resident && set->used + size > s->config.resident) {
         struct kvfs_resident *oldest = NULL;
         for (struct kvfs_resident *r = set->list; r; r = r->next) {
@@ -189,7 +182,7 @@ static void settle(struct kvfs_serve *s, struct kvfs_resident *r)
     r->waiters = NULL;
     r->state = READY;
     r->taken_back = r->taken_back || to_take;
-    r->idle_since = now();
+    r->idle_since = ct_now_seconds();
     if (failed) {
         unlink_resident(set, r);
         r->node->cache = r->node->cache_users ? KVFS_SERVED_PAGE : KVFS_SERVED_NOT;
@@ -355,7 +348,7 @@ void kvfs_resident_close(struct kvfs_serve *s, struct kvfs_node *node)
     node->cache_users--;
     struct kvfs_resident *r = node->resident;
     if (r && --r->users == 0) {
-        r->idle_since = now();
+        r->idle_since = ct_now_seconds();
     }
     if (!r && node->cache_users == 0) {
         node->cache = KVFS_SERVED_NOT;
@@ -444,12 +437,12 @@ void kvfs_resident_tick(struct kvfs_serve *s)
 {
     struct kvfs_resident_set *set = s->residents;
     pthread_mutex_lock(&set->lock);
-    time_t before = now() - (time_t)s->config.linger;
+    int64_t before = ct_now_seconds() - (int64_t)s->config.linger;
     struct kvfs_resident *r = set->list;
     while (r) {
         if (is_unused(set, r) && !r->kept && r->idle_since <= before) {
             (void)end_unused(s, r); /* the list may be another one now */
-            before = now() - (time_t)s->config.linger - 1;
+            before = ct_now_seconds() - (int64_t)s->config.linger - 1;
             r = set->list;
         } else {
             r = r->next;

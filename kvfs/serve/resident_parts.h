@@ -32,8 +32,8 @@ struct kvfs_resident {
     struct kvfs_opening *waiters;
     unsigned users;
     bool taken_back;
-    bool kept; /* lingers without end, until it was used */
-    time_t idle_since;
+    bool kept;          /* lingers without end, until it was used */
+    int64_t idle_since; /* ct_now_seconds() */
 };
 
 struct kvfs_resident_set {

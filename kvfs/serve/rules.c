@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "format/base/clock.h"
 #include "kvfs/serve/leases.h"
 #include "kvfs/serve/paths.h"
 
@@ -21,7 +21,7 @@ struct governed {
     struct ct_err why;            /* refused */
     bool present;
     bool known;
-    time_t asked; /* monotonic */
+    int64_t asked; /* ct_now_seconds() */
 };
 
 struct kvfs_judge {
@@ -42,13 +42,6 @@ struct kvfs_judge *kvfs_judge_new(struct ct_err *err)
     return j;
 }
 
-static time_t now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec;
-}
-
 /* ---- one directory; with its lock held ---- */
 
 static void read_manifest(struct kvfs_serve *s, struct governed *g)
@@ -60,7 +53,7 @@ static void read_manifest(struct kvfs_serve *s, struct governed *g)
     struct ct_keysource *keys = s->keys;
     const char *sha256 = NULL; /* that a release names */
     g->known = true;
-    g->asked = now();
+    g->asked = ct_now_seconds();
     g->present = false;
     int rc = s->leases ? kvfs_leases_manifest(s->leases, g->dir, &keys, &sha256, &why) : 0;
     if (kvfs_path_join(path, g->dir, CT_MANIFEST_NAME) ||
@@ -170,7 +163,7 @@ int kvfs_judge_rule(struct kvfs_serve *s, const char *path, bool is_dir, struct 
             return ct_err_set(err, CT_NOMEM, "no memory for manifests");
         }
         pthread_mutex_lock(&g->lock);
-        if (!g->known || (!g->manifest && now() - g->asked >= ABSENT_SECONDS)) {
+        if (!g->known || (!g->manifest && ct_now_seconds() - g->asked >= ABSENT_SECONDS)) {
             read_manifest(s, g);
         }
         if (g->present && (!found || claims(g, out->dir))) {

@@ -12,6 +12,7 @@ import sys
 import time
 
 from clitest import write
+from holder import Holder
 from kvfstest import (KVFS, Checks, HungSource, Model, Mount, die_with_parent, mounts_at, no_mount, outcome,
                       proc_status, run, sanitized, wait_for, workdir)
 
@@ -22,24 +23,6 @@ check = checks.check
 
 NUMBERS = itertools.count()
 
-# Reads and touches what was given out before, as often as it is asked.
-HOLDER = """
-import mmap, os, sys
-fd = os.open(sys.argv[1], os.O_RDONLY)
-view = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-sum(view[at] for at in range(0, len(view), 4096))
-reading, writing = os.pipe()
-def outcome(action):
-    try:
-        action()
-    except OSError as error:
-        return error.errno
-    return 0
-print("ready", flush=True)
-while sys.stdin.readline():
-    print(outcome(lambda: os.pread(fd, 1, len(view) // 2) or os.read(-1, 1)),
-          outcome(lambda: os.write(writing, memoryview(view)[:1])), flush=True)
-"""
 # Ends with the errno of its first read that fails.
 READER = """
 import os, sys
@@ -59,19 +42,12 @@ def started(script, name):
                             stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
 
 
-def ask(holder):
-    holder.stdin.write("?\n")
-    holder.stdin.flush()
-    return list(map(int, holder.stdout.readline().split()))
-
-
 class Readers:
     """One who has a shard mapped and read, and some who wait for another one."""
 
     def __init__(self, model, m, source, count=3):
-        self.holder = started(HOLDER, model.shown(m, 0))
-        assert self.holder.stdout.readline() == "ready\n"
-        assert self.ask() == [0, 0]
+        self.holder = Holder(model.shown(m, 0))
+        assert not any(self.holder.ask())
         with open(model.shown(m, 1), "rb"):  # its header is read from the source
             parked = m.status()["counters"]["parked"]
             source.hang()
@@ -81,18 +57,16 @@ class Readers:
             wait_for(lambda: m.status()["counters"]["parked"] > parked, 10, "waiting")
             time.sleep(0.2)  # until the source has been asked
 
-    def ask(self):
-        return ask(self.holder)
-
     def revoked_after(self, begun, limit):
         """Seconds until the holder has nothing any more, nor gets anything, and nobody waits."""
-        wait_for(lambda: all(self.ask()), limit, "taking back")
+        wait_for(self.holder.gone, limit, "taking back")
         took = time.monotonic() - begun
         codes = [process.wait(limit) for process in self.waiting]
         return took, codes
 
     def end(self):
-        for process in [self.holder] + self.waiting:
+        self.holder.end()
+        for process in self.waiting:
             process.kill()
             process.communicate()
 
@@ -171,15 +145,13 @@ def patience():
 def kills(model):
     with check("kill -9 of the worker while its supervisor hangs: the keeper takes back"):
         with model.mount("guard=off", "cache=page") as m:
-            holder = started(HOLDER, model.shown(m, 0))
-            assert holder.stdout.readline() == "ready\n"
+            holder = Holder(model.shown(m, 0))
             os.kill(m.supervisor, signal.SIGSTOP)
             os.kill(m.worker, signal.SIGKILL)
             wait_for(lambda: not mounts_at(m.path), 8, "unmounting")
-            assert all(ask(holder))
+            assert holder.gone()
             os.kill(m.supervisor, signal.SIGCONT)
-            holder.kill()
-            holder.communicate()
+            holder.end()
             m.wait_gone(5)
     with check("kill -9 of a worker that can't die, since its source hangs: nothing stays readable"):
         with hung(model, "guard=off") as (m, readers, source):
