@@ -176,12 +176,14 @@ def death(model, name, victims):
         assert pod.reader.ask("hold", pod.path()) == digest(model.plain_bytes())
         busy = waiting_reader(pod) if "waits" in name else None
         started = time.monotonic()
-        for pid in victims(pod):
-            os.kill(pid, signal.SIGKILL)
+        both = name == "mounter and its keeper"
+        dying = victims(pod)
+        for number in (signal.SIGSTOP, signal.SIGKILL) if both else (signal.SIGKILL,):
+            for pid in dying:  # of both, none sees the other one's end
+                os.kill(pid, number)
         if name == "the mounter's keeper":  # not needed while the mounter lives
             assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
             return
-        both = name == "mounter and its keeper"
         if both:
             pod.daemon.wait()
         else:
