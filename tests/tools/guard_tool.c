@@ -394,7 +394,7 @@ static void pass_on(void)
         bool group = status >> 16 == PTRACE_EVENT_STOP;
         if (WIFSTOPPED(status)) {
             (void)ptrace(group ? PTRACE_LISTEN : PTRACE_CONT, tid, NULL,
-                         (void *)(intptr_t)(group ? 0 : WSTOPSIG(status)));
+                         group ? 0L : (long)WSTOPSIG(status));
         }
     }
 }
