@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "format/base/file.h"
@@ -72,12 +71,6 @@ static void check_exe(struct guard_run *r, bool *needs_tree)
 
 /* ---- An interpreter's code ---- */
 
-static int open_in(int dirfd, const char *path, uint64_t resolve, uint64_t flags)
-{
-    struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS};
-    return (int)syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
-}
-
 /* The first argument that is no option: what is run. "" for what is not in a file (-c, standard
  * input, nothing) or not understood; "-m" for a module. Letters may stand together: -Bc. */
 static const char *script_of(const char *text, size_t n)
@@ -129,7 +122,7 @@ static bool runs_from(struct guard_run *r, const char *tree, int tree_fd)
     while (*rest == '/') {
         rest++;
     }
-    ct_autofd fd = *rest ? open_in(tree_fd, rest, RESOLVE_BENEATH, O_PATH) : -1;
+    ct_autofd fd = *rest ? guard_open_in(tree_fd, rest, RESOLVE_BENEATH, O_PATH) : -1;
     return fd >= 0;
 }
 
@@ -143,9 +136,10 @@ static bool tree_is_right(struct guard_run *r, size_t i, int fd)
     if (d->has_digest) {
         return memcmp(digest, d->digest, sizeof(digest)) == 0;
     }
-    if (!r->g->tree_pinned[i]) {
-        memcpy(r->g->tree_pins[i], digest, sizeof(digest));
-        r->g->tree_pinned[i] = true;
+    if (!r->g->tree_pinned[i]) { /* it is once this reader is admitted */
+        memcpy(r->s->tree, digest, sizeof(digest));
+        r->s->tree_at = i + 1;
+        return true;
     }
     return memcmp(digest, r->g->tree_pins[i], sizeof(digest)) == 0;
 }
@@ -159,7 +153,8 @@ static void check_tree(struct guard_run *r)
         if (d->kind != GUARD_ADMIT_TREE || r->proc_root_fd < 0) {
             continue;
         }
-        ct_autofd fd = open_in(r->proc_root_fd, d->path, RESOLVE_IN_ROOT, O_RDONLY | O_DIRECTORY);
+        ct_autofd fd =
+            guard_open_in(r->proc_root_fd, d->path, RESOLVE_IN_ROOT, O_RDONLY | O_DIRECTORY);
         if (fd >= 0 && runs_from(r, d->path, fd)) {
             found = tree_is_right(r, i, fd);
             why = "the tree of what it runs has another digest";
@@ -297,6 +292,15 @@ static void forget_dead(struct guard *g)
     g->reader_count = kept;
 }
 
+static void pin_tree(struct guard *g, struct guard_subject *s)
+{
+    if (s->tree_at && !g->tree_pinned[s->tree_at - 1]) {
+        memcpy(g->tree_pins[s->tree_at - 1], s->tree, sizeof(s->tree));
+        g->tree_pinned[s->tree_at - 1] = true;
+    }
+    s->tree_at = 0;
+}
+
 static int keep_reader(struct guard *g, struct guard_subject *s, struct ct_err *err)
 {
     if (g->reader_count == GUARD_READERS_MAX) {
@@ -323,6 +327,7 @@ static int keep_reader(struct guard *g, struct guard_subject *s, struct ct_err *
         }
         g->pinned = true;
     }
+    pin_tree(g, s);
     g->readers[g->reader_count++] = s;
     return 0;
 }
@@ -358,8 +363,12 @@ static int admit_again(struct guard *g, struct guard_subject *s, pid_t tid,
     wanted |= g->profile->count_of[GUARD_ADMIT_TREE] ? GUARD_HAS_ENVIRON : 0;
     s->full_ns = full ? now : s->full_ns;
     s->asks = tid;
+    s->tree_at = 0;
     int rc = guard_subject_run(g, s, wanted, 0, report, err);
     s->asks = 0;
+    if (rc == 0 && report->count == 0) {
+        pin_tree(g, s);
+    }
     return rc ? -1 : report->count == 0;
 }
 

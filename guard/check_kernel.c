@@ -26,9 +26,10 @@ static void check_core_pattern(struct guard_run *r)
         return;
     }
     guard_looked(r, GUARD_CORE_PATTERN);
-    if (text.data[0] == '|') {
+    /* Both whatever RLIMIT_CORE says; a socket since Linux 6.16 (core(5), coredump.c). */
+    if (text.data[0] == '|' || text.data[0] == '@') {
         guard_fail(r, GUARD_CORE_PATTERN, 0, "pipe",
-                   "cores are piped to a program of the host (kernel.core_pattern: %.60s)",
+                   "cores are handed to a program of the host (kernel.core_pattern: %.60s)",
                    (char *)text.data);
     }
 }

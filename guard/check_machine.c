@@ -141,7 +141,7 @@ static void check_sockets(struct guard_run *r)
     guard_looked(r, GUARD_RUNTIME_SOCKET);
     for (size_t i = 0; i < sizeof(sockets) / sizeof(sockets[0]); i++) {
         struct stat st;
-        if (fstatat(r->proc_root_fd, sockets[i], &st, 0) == 0 && S_ISSOCK(st.st_mode)) {
+        if (guard_stat_in(r->proc_root_fd, sockets[i], &st) == 0 && S_ISSOCK(st.st_mode)) {
             guard_fail(r, GUARD_RUNTIME_SOCKET, 0, sockets[i],
                        "a container runtime can be told what to do: /%s", sockets[i]);
         }

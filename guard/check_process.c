@@ -147,7 +147,7 @@ static void check_environ(struct guard_run *r)
         }
     }
     struct stat st;
-    if (r->proc_root_fd >= 0 && fstatat(r->proc_root_fd, "etc/ld.so.preload", &st, 0) == 0 &&
+    if (r->proc_root_fd >= 0 && guard_stat_in(r->proc_root_fd, "etc/ld.so.preload", &st) == 0 &&
         st.st_size > 0) {
         guard_fail(r, GUARD_LD_PRELOAD, 0, "/etc/ld.so.preload",
                    "/etc/ld.so.preload has every program load something");

@@ -3,10 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "format/base/file.h"
@@ -41,6 +43,18 @@ int guard_read_at(int dirfd, const char *name, size_t max, struct ct_buf *out, s
     }
     out->data[out->len] = '\0'; /* ct_buf_reserve() made room for one more */
     return 0;
+}
+
+int guard_open_in(int dirfd, const char *path, uint64_t resolve, uint64_t flags)
+{
+    struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
+}
+
+int guard_stat_in(int root_fd, const char *path, struct stat *st)
+{
+    ct_autofd fd = guard_open_in(root_fd, path, RESOLVE_IN_ROOT, O_PATH);
+    return fd < 0 ? -1 : fstat(fd, st);
 }
 
 char *guard_readlink_at(int dirfd, const char *name, struct ct_err *err)

@@ -67,6 +67,12 @@ void guard_facts_free(struct guard_facts *f);
 /* A whole text of /proc; files there have no size. NUL-terminated, the NUL not counted. */
 int guard_read_at(int dirfd, const char *name, size_t max, struct ct_buf *out, struct ct_err *err);
 
+/* openat2(2) with these RESOLVE_ flags: what a path means within a process's root, as long as links
+ * do not lead out of it, which openat() would follow to ours. -1 with errno. */
+int guard_open_in(int dirfd, const char *path, uint64_t resolve, uint64_t flags);
+/* fstatat(2) in the same way. */
+int guard_stat_in(int root_fd, const char *path, struct stat *st);
+
 /* The target of a link; owned by the caller. */
 char *guard_readlink_at(int dirfd, const char *name, struct ct_err *err);
 

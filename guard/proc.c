@@ -287,14 +287,21 @@ static unsigned env_bit(const char *var, size_t n)
     static const struct {
         const char *name;
         unsigned bit;
-    } names[] = {
-        {"LD_PRELOAD=", GUARD_ENV_PRELOAD},           {"LD_AUDIT=", GUARD_ENV_AUDIT},
-        {"LD_LIBRARY_PATH=", GUARD_ENV_LIBRARY_PATH}, {"PYTHONPATH=", GUARD_ENV_INTERPRETER},
-        {"PYTHONHOME=", GUARD_ENV_INTERPRETER},       {"PYTHONINSPECT=", GUARD_ENV_INTERPRETER},
-        {"NODE_OPTIONS=", GUARD_ENV_INTERPRETER},     {"NODE_PATH=", GUARD_ENV_INTERPRETER},
-        {"BASH_ENV=", GUARD_ENV_INTERPRETER},         {"PERL5LIB=", GUARD_ENV_INTERPRETER},
-        {"PERL5OPT=", GUARD_ENV_INTERPRETER},         {"RUBYLIB=", GUARD_ENV_INTERPRETER},
-        {"RUBYOPT=", GUARD_ENV_INTERPRETER}};
+    } names[] = {{"LD_PRELOAD=", GUARD_ENV_PRELOAD},
+                 {"LD_AUDIT=", GUARD_ENV_AUDIT},
+                 {"LD_LIBRARY_PATH=", GUARD_ENV_LIBRARY_PATH},
+                 {"PYTHONPATH=", GUARD_ENV_INTERPRETER},
+                 {"PYTHONHOME=", GUARD_ENV_INTERPRETER},
+                 {"PYTHONINSPECT=", GUARD_ENV_INTERPRETER},
+                 {"PYTHONUSERBASE=", GUARD_ENV_INTERPRETER},
+                 {"PYTHONPYCACHEPREFIX=", GUARD_ENV_INTERPRETER},
+                 {"NODE_OPTIONS=", GUARD_ENV_INTERPRETER},
+                 {"NODE_PATH=", GUARD_ENV_INTERPRETER},
+                 {"BASH_ENV=", GUARD_ENV_INTERPRETER},
+                 {"PERL5LIB=", GUARD_ENV_INTERPRETER},
+                 {"PERL5OPT=", GUARD_ENV_INTERPRETER},
+                 {"RUBYLIB=", GUARD_ENV_INTERPRETER},
+                 {"RUBYOPT=", GUARD_ENV_INTERPRETER}};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t len = strlen(names[i].name);
         if (n > len && memcmp(var, names[i].name, len) == 0) {

@@ -21,6 +21,7 @@ struct parse {
     const char *label;
     unsigned line;
     bool named, based, allow_builtin_name;
+    bool said[GUARD_IDS]; /* the text itself has a level for this check, by name, of a reader */
 };
 
 static int wrong(const struct parse *ps, struct ct_err *err, const char *what, const char *word)
@@ -79,6 +80,9 @@ static int level(struct parse *ps, char **w, int n, struct ct_err *err)
     }
     if (who < GUARD_WHOS && id < GUARD_IDS && !guard_checks[id].about[who]) {
         return wrong(ps, err, "this check is not about those", w[2]);
+    }
+    if (id < GUARD_IDS && who != GUARD_OWN) {
+        ps->said[id] = true;
     }
     for (int i = 0; i < GUARD_IDS; i++) {
         for (int k = 0; k < GUARD_WHOS; k++) {
@@ -287,6 +291,29 @@ static int parse_text(struct parse *ps, const char *text, size_t n, struct ct_er
     return ps->named ? 0 : wrong(ps, err, "there is no `profile NAME`", "");
 }
 
+/* Whoever says who may read wants it to count, whatever the base does with readers. */
+static void require_admission(const struct parse *ps)
+{
+    struct guard_profile *p = ps->p;
+    bool trees = p->count_of[GUARD_ADMIT_TREE] > 0;
+    for (size_t i = 0; i < p->count; i++) {
+        trees |= p->declared[i].needs_tree;
+    }
+    const struct {
+        enum guard_id id;
+        bool asked;
+    } checks[] = {{GUARD_READER_UID, p->count_of[GUARD_ADMIT_UID] > 0},
+                  {GUARD_READER_EXE, p->count_of[GUARD_ADMIT_EXE] > 0},
+                  {GUARD_READER_TREE, trees},
+                  {GUARD_READER_PIN, p->pins != 0}};
+    for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
+        enum guard_level *level = &p->level[checks[i].id][GUARD_READER];
+        if (checks[i].asked && !ps->said[checks[i].id] && *level == GUARD_IGNORE) {
+            *level = GUARD_REQUIRE;
+        }
+    }
+}
+
 static int parse(const char *text, size_t n, const char *label, bool builtin,
                  struct guard_profile **out, struct ct_err *err)
 {
@@ -305,6 +332,7 @@ static int parse(const char *text, size_t n, const char *label, bool builtin,
         guard_profile_free(p);
         return -1;
     }
+    require_admission(&ps);
     *out = p;
     return 0;
 }

@@ -305,6 +305,9 @@ static bool take(struct kvfs_guarding *g)
 {
     struct ct_err err = CT_ERR_INIT;
     if (kvfs_guard_recv(g->ours, &g->in, &err) != 1) {
+        if (err.code == CT_MALFORMED) {
+            seal(g, err.msg);
+        }
         return false;
     }
     uint32_t number = g->in.number;
@@ -348,6 +351,7 @@ static void *watch(void *arg)
             check(g, p[0].revents ? GUARD_WOKEN : 0);
         }
         if (p[2].revents && !take(g)) {
+            (void)eventfd_write(g->sealed_fd, 1); /* a worker that nobody guards has to end */
             return NULL;
         }
     }

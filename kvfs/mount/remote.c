@@ -87,7 +87,8 @@ static int hear(int sock, int fds[static KM_FDS], dev_t *dev, struct ct_err *err
     }
     const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
     if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-        memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+        size_t bytes = c->cmsg_len - CMSG_LEN(0); /* alignment leaves room for one more */
+        memcpy(fds, CMSG_DATA(c), bytes < sizeof(int) * KM_FDS ? bytes : sizeof(int) * KM_FDS);
     }
     if (n <= 0) {
         return ct_err_set(err, CT_DENIED,

@@ -247,7 +247,7 @@ static void on_guard(struct supervisor *s)
 {
     eventfd_t n = 0;
     (void)eventfd_read(kvfs_guarding_fd(s->guarding), &n);
-    if (*kvfs_guarding_why(s->guarding)) { /* else it ended, as it does when the worker has */
+    if (*kvfs_guarding_why(s->guarding)) { /* else the link ended, as it does with the worker */
         kvfs_audit_note(s->job->audit, "drift", kvfs_guarding_why(s->guarding));
     }
     kvfs_warmer_signal(&s->warmer, SIGKILL);
