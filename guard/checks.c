@@ -116,13 +116,13 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
                           "Start it with --ulimit core=0.",
                           "A piped core pattern is not bound by the limit.",
                           {true, true}},
-    [GUARD_CORE_PATTERN] =
-        {"core-pattern",
-         "Cores are not piped to a program: the limit does not stop those, and a "
-         "reader's core holds plaintext.",
-         "Set kernel.core_pattern on the host to a file name.",
-         "A user mode helper that is set up otherwise.",
-         {true, false}},
+    [GUARD_CORE_PATTERN] = {"core-pattern",
+                            "Cores are not handed to a program, by pipe or socket: the limit does "
+                            "not stop those, and a "
+                            "reader's core holds plaintext.",
+                            "Set kernel.core_pattern on the host to a file name.",
+                            "A user mode helper that is set up otherwise.",
+                            {true, false}},
     [GUARD_LD_PRELOAD] = {"ld-preload",
                           "LD_PRELOAD, LD_AUDIT and /etc/ld.so.preload are not used.",
                           "Start it without.",

@@ -60,6 +60,28 @@ static uint64_t number(const json_t *o, const char *name)
     return (uint64_t)json_integer_value(json_object_get(o, name));
 }
 
+static void print_resident(const json_t *status)
+{
+    char used[KVFS_SIZE_TEXT];
+    char bound[KVFS_SIZE_TEXT];
+    size_t i = 0;
+    const json_t *f = NULL;
+    const json_t *memory = json_object_get(status, "memory");
+    if (number(memory, "resident")) {
+        printf("  resident  %s of %s\n", kvfs_size_text(used, number(memory, "resident")),
+               kvfs_size_text(bound, number(memory, "resident_bound")));
+    }
+    json_array_foreach(json_object_get(status, "files"), i, f)
+    {
+        if (strcmp(text(f, "cache"), "populating") == 0) {
+            const char *path = json_string_value(json_array_get(json_object_get(f, "paths"), 0));
+            kvfs_printf_safe(stdout, "  decrypts  %s: %s of %s\n", path ? path : "",
+                             kvfs_size_text(used, number(f, "resident_bytes")),
+                             kvfs_size_text(bound, number(f, "size")));
+        }
+    }
+}
+
 static void print_memory(const json_t *status)
 {
     char bound[KVFS_SIZE_TEXT];
@@ -180,6 +202,7 @@ static void print_status(const char *mount, const json_t *status)
     printf("  options   plain=%s manifest=%s update=%s\n", text(how, "plain"),
            text(how, "manifest"), text(how, "update"));
     print_memory(status);
+    print_resident(status);
     print_manifests(status);
     print_files(status);
     print_failures(status);

@@ -38,6 +38,7 @@ struct warm {
     struct kvfs_walk all;
     uint64_t bytes, done;
     uint64_t budget; /* what was to be had at the beginning: cached pages count as free later on */
+    uint64_t least_resident; /* the size of the smallest file that became so */
     unsigned files, resident, damaged;
     bool short_of_memory;
 
@@ -108,22 +109,46 @@ static json_t *status_of(const struct warm *w, struct ct_err *err)
     return json_loadb((char *)text.data, text.len, 0, NULL);
 }
 
-/* How much of the file that is being opened is decrypted. */
-static uint64_t opened_so_far(const struct warm *w, const char *path)
+/* What the mount says of a file, or NULL. */
+static const json_t *file_of(const json_t *status, const char *path)
 {
-    uint64_t done = 0;
     size_t i = 0;
     const json_t *f = NULL;
-    json_t *status = status_of(w, NULL);
     json_array_foreach(json_object_get(status, "files"), i, f)
     {
         const char *name = json_string_value(json_array_get(json_object_get(f, "paths"), 0));
         if (name && strcmp(name, path) == 0) {
-            done = (uint64_t)json_integer_value(json_object_get(f, "resident_bytes"));
+            return f;
         }
     }
+    return NULL;
+}
+
+/* How much of the file that is being opened is decrypted. */
+static uint64_t opened_so_far(const struct warm *w, const char *path)
+{
+    json_t *status = status_of(w, NULL);
+    uint64_t done =
+        (uint64_t)json_integer_value(json_object_get(file_of(status, path), "resident_bytes"));
     json_decref(status);
     return done;
+}
+
+/* Whether it would become resident in the place of what is so already: the budget is full. */
+static bool would_displace(const struct warm *w, const struct kvfs_item *item)
+{
+    uint64_t size = (uint64_t)item->st.st_size;
+    if (!w->resident || size < w->least_resident) {
+        return false;
+    }
+    json_t *status = status_of(w, NULL);
+    const json_t *memory = json_object_get(status, "memory");
+    uint64_t used = (uint64_t)json_integer_value(json_object_get(memory, "resident"));
+    uint64_t bound = (uint64_t)json_integer_value(json_object_get(memory, "resident_bound"));
+    const char *cache = json_string_value(json_object_get(file_of(status, item->path), "cache"));
+    bool there = cache && strcmp(cache, "resident") == 0;
+    json_decref(status);
+    return !there && size <= bound && used > bound - size;
 }
 
 /* What was counted of the one before. */
@@ -168,8 +193,10 @@ static bool has_memory(struct warm *w, uint64_t bytes)
     return !w->short_of_memory;
 }
 
-/* Into the page cache, and nowhere from there; what can't be read is left out and counted. */
-static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct ct_err *err)
+/* Into the page cache, and nowhere from there; what can't be read is left out and counted. `shown`
+ * bytes of it are in the progress already. */
+static int read_all(struct warm *w, int fd, const struct kvfs_item *item, uint64_t shown,
+                    struct ct_err *err)
 {
     bool good = true;
     ct_autofd nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -183,7 +210,10 @@ static int read_all(struct warm *w, int fd, const struct kvfs_item *item, struct
         next = next < item->st.st_size ? next : item->st.st_size;
         good = good && n > 0;
         w->done += n > 0 ? (uint64_t)n : 0;
-        if (kvfs_progress_add(NULL, (uint64_t)(next - at))) {
+        uint64_t step = (uint64_t)(next - at);
+        uint64_t again = shown < step ? shown : step;
+        shown -= again;
+        if (kvfs_progress_add(NULL, step - again)) {
             return kvfs_check_interrupted(err);
         }
     }
@@ -211,13 +241,14 @@ static int warm_file(struct warm *w, const struct kvfs_item *item, struct ct_err
     }
     w->files++;
     if (ioctl(fd, KVFS_IOC_KEEP, &resident) == 0 && resident) {
+        w->least_resident = w->resident && w->least_resident < size ? w->least_resident : size;
         w->resident++;
         w->done += size;
         return kvfs_progress_add(NULL, size > shown ? size - shown : 0)
                    ? kvfs_check_interrupted(err)
                    : 0;
     }
-    return read_all(w, fd, item, err);
+    return read_all(w, fd, item, shown, err);
 }
 
 /* ---- all ---- */
@@ -245,7 +276,8 @@ static int warm_all(struct warm *w, struct ct_err *err)
     for (size_t i = 0; i < w->all.count && rc == 0; i++) {
         const struct kvfs_item *item = &w->all.items[i];
         if (is_wanted(w, item) && has_memory(w, 0)) {
-            rc = warm_file(w, item, err);
+            w->short_of_memory |= would_displace(w, item);
+            rc = w->short_of_memory ? 0 : warm_file(w, item, err);
         }
     }
     pthread_mutex_lock(&w->lock);

@@ -467,7 +467,7 @@ static void make_tmpfs(struct supervisor *s)
     struct ct_err err = CT_ERR_INIT;
     enum kvfs_cache cache = s->config->cache;
     if ((cache == KVFS_CACHE_AUTO || cache == KVFS_CACHE_RESIDENT) && s->clone_fd >= 0) {
-        s->tmpfs = kvfs_tmpfs_new(s->clone_fd, s->config->resident, s->config->worker_uid, &err);
+        s->tmpfs = kvfs_tmpfs_new(s->clone_fd, s->config->resident, cache == KVFS_CACHE_AUTO, &err);
     }
     if (!s->tmpfs) {
         s->config->resident = 0;

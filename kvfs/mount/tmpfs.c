@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -31,7 +32,6 @@ struct resident {
 struct kvfs_tmpfs {
     int clone_fd;
     int dir;
-    uint32_t uid;
     struct resident files[KVFS_TMPFS_FILES];
 };
 
@@ -55,15 +55,27 @@ static int make_tmpfs(uint64_t limit, struct ct_err *err)
     return dir >= 0 ? dir : ct_err_sys(err, errno, "tmpfs");
 }
 
-struct kvfs_tmpfs *kvfs_tmpfs_new(int clone_fd, uint64_t limit, uint32_t uid, struct ct_err *err)
+/* The mount option does not count then, and nobody says so. */
+static bool huge_denied(void)
 {
+    ct_autobuf text = {0};
+    return ct_read_file(AT_FDCWD, "/sys/kernel/mm/transparent_hugepage/shmem_enabled", 256, &text,
+                        NULL) == 0 &&
+           memmem(text.data, text.len, "[deny]", 6);
+}
+
+struct kvfs_tmpfs *kvfs_tmpfs_new(int clone_fd, uint64_t limit, bool only_huge, struct ct_err *err)
+{
+    if (only_huge && huge_denied()) {
+        ct_err_set(err, CT_UNSUPPORTED, "tmpfs gets no huge pages (shmem_enabled is deny)");
+        return NULL;
+    }
     struct kvfs_tmpfs *r = calloc(1, sizeof(*r));
     if (!r) {
         ct_err_set(err, CT_NOMEM, "no memory");
         return NULL;
     }
     r->clone_fd = clone_fd;
-    r->uid = uid;
     for (uint32_t i = 0; i < KVFS_TMPFS_FILES; i++) {
         r->files[i].fd = -1;
     }
@@ -85,15 +97,7 @@ static int make_file(const struct kvfs_tmpfs *r, uint32_t number, struct ct_err 
     char name[16];
     (void)snprintf(name, sizeof(name), "%u", number);
     int fd = openat(r->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || fchown(fd, r->uid, (gid_t)-1)) {
-        ct_err_sys(err, errno, "resident file");
-        if (fd >= 0) {
-            close(fd);
-            (void)unlinkat(r->dir, name, 0);
-        }
-        return -1;
-    }
-    return fd;
+    return fd < 0 ? ct_err_sys(err, errno, "resident file") : fd;
 }
 
 static void drop_file(struct kvfs_tmpfs *r, uint32_t number)
@@ -106,6 +110,17 @@ static void drop_file(struct kvfs_tmpfs *r, uint32_t number)
     }
     close(r->files[number].fd);
     r->files[number].fd = -1;
+}
+
+/* A lease for writing is given to the only one who has the file open; it is returned at once, since
+ * whoever opens the file meanwhile would wait for it. What fails otherwise does not tell. */
+static bool is_held(int fd)
+{
+    if (fcntl(fd, F_SETLEASE, F_WRLCK)) {
+        return true;
+    }
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    return false;
 }
 
 /* Promised, and not yet taken: fallocate() counts in st_blocks as it goes on. */
@@ -152,6 +167,12 @@ int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_
         return -1;
     }
     r->files[n].size = size;
+    if (is_held(r->files[n].fd)) {
+        drop_file(r, n);
+        return ct_err_set(err, CT_UNSUPPORTED,
+                          "a lease can't be had: nobody could tell whether a "
+                          "resident file is in use");
+    }
     struct backing_map map = {.fd = r->files[n].fd};
     int id = ioctl(r->clone_fd, BACKING_OPEN, &map);
     if (id <= 0) {
@@ -164,17 +185,6 @@ int kvfs_tmpfs_add(struct kvfs_tmpfs *r, uint64_t size, uint32_t *number, int32_
     *backing = id;
     *fd = r->files[n].fd;
     return 0;
-}
-
-/* A lease for writing is given to the only one who has the file open; it is returned at once, since
- * whoever opens the file meanwhile would wait for it. */
-static bool is_held(int fd)
-{
-    if (fcntl(fd, F_SETLEASE, F_WRLCK)) {
-        return errno == EAGAIN || errno == EBUSY;
-    }
-    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
-    return false;
 }
 
 int kvfs_tmpfs_remove(struct kvfs_tmpfs *r, uint32_t number, struct ct_err *err)
@@ -199,8 +209,8 @@ void kvfs_tmpfs_revoke(int dir)
         char name[16];
         (void)snprintf(name, sizeof(name), "%u", n);
         ct_autofd fd = openat(dir, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
-        if (fd >= 0 && ftruncate(fd, 0)) {
-            ct_log(CT_LOG_ERROR, "a resident file can't be revoked");
+        if (fd < 0 ? errno != ENOENT : ftruncate(fd, 0) != 0) {
+            ct_log(CT_LOG_ERROR, "a resident file can't be revoked: %s", strerror(errno));
         }
     }
 }

@@ -11,6 +11,7 @@
 #ifndef KVFS_MOUNT_TMPFS_H
 #define KVFS_MOUNT_TMPFS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "format/base/err.h"
@@ -20,9 +21,13 @@ struct kvfs_tmpfs;
 enum { KVFS_TMPFS_FILES = 4096 };
 
 /* Makes the tmpfs, at most `limit` bytes large. `clone_fd` (refuse.h) is borrowed for as long as
- * the result lives. Files belong to `uid`. NULL where kernel or privileges don't allow it; whether
- * they allow passthrough shows at the first file. */
-struct kvfs_tmpfs *kvfs_tmpfs_new(int clone_fd, uint64_t limit, uint32_t uid, struct ct_err *err);
+ * the result lives. NULL where kernel or privileges don't allow it, and, if `only_huge`, where the
+ * machine denies tmpfs its huge pages: without them it is slower than the page cache. Whether
+ * passthrough is allowed shows at the first file.
+ *
+ * Files belong to who makes them, not to the worker, which gets descriptors: the owner needs
+ * neither CAP_DAC_OVERRIDE to truncate them nor CAP_LEASE to see whether they are in use. */
+struct kvfs_tmpfs *kvfs_tmpfs_new(int clone_fd, uint64_t limit, bool only_huge, struct ct_err *err);
 /* Its tmpfs, for the keeper. */
 int kvfs_tmpfs_dir(const struct kvfs_tmpfs *r);
 

@@ -349,6 +349,7 @@ static void work(void *arg, unsigned number)
     struct kvfs_chunks *c = arg;
     uint8_t *assembly = c->slots.assembly + (size_t)number * KVFS_ASSEMBLY;
     unsigned revocations = 0;
+    bool owes = false; /* a step: reads and wishes that never end must not keep an open waiting */
     pthread_mutex_lock(&c->lock);
     for (;;) {
         while (!c->first && !c->wish_count && !c->stopping && revocations == c->revocations &&
@@ -364,7 +365,9 @@ static void work(void *arg, unsigned number)
             continue;
         }
         c->busy++;
-        struct kvfs_job *j = c->first;
+        bool step = owes && may_populate(c);
+        struct kvfs_job *j = step ? NULL : c->first;
+        owes = j || (!step && c->wish_count);
         if (j) {
             c->first = j->next;
             if (!c->first) {
@@ -373,7 +376,7 @@ static void work(void *arg, unsigned number)
             pthread_mutex_unlock(&c->lock);
             answer(c, j, assembly);
             pthread_mutex_lock(&c->lock);
-        } else if (c->wish_count) {
+        } else if (!step && c->wish_count) {
             kvfs_wish_grant(c);
         } else {
             c->filling++;

@@ -87,11 +87,11 @@ static bool is_unused(const struct kvfs_resident_set *set, const struct kvfs_res
 static bool make_room(struct kvfs_serve *s, uint64_t size)
 {
     struct kvfs_resident_set *set = s->residents;
-    int64_t tried = ct_now_seconds();
+    uint64_t search = ++set->searches;
     while (size <= s->config.resident && set->used + size > s->config.resident) {
         struct kvfs_resident *oldest = NULL;
         for (struct kvfs_resident *r = set->list; r; r = r->next) {
-            if (is_unused(set, r) && r->idle_since < tried &&
+            if (is_unused(set, r) && r->tried < search &&
                 (!oldest || r->idle_since < oldest->idle_since)) {
                 oldest = r;
             }
@@ -99,7 +99,8 @@ static bool make_room(struct kvfs_serve *s, uint64_t size)
         if (!oldest) {
             return false;
         }
-        (void)end_unused(s, oldest); /* if it is mapped, it is not tried again */
+        oldest->tried = search; /* if it is mapped, it is not tried again */
+        (void)end_unused(s, oldest);
     }
     return size <= s->config.resident;
 }
@@ -325,14 +326,15 @@ void kvfs_resident_open(struct kvfs_serve *s, struct kvfs_opening *o)
         backing = parked ? 0 : r->backing;
     }
     bool killed = parked && fuse_req_interrupted(o->req);
-    if (parked && !killed) {
+    bool late = parked && set->sealed; /* nobody would settle it any more */
+    if (parked && !killed && !late) {
         o->next = r->waiters;
         r->waiters = o;
     }
     pthread_mutex_unlock(&set->lock);
-    if (killed) {
+    if (killed || late) {
         struct ct_err err = CT_ERR_INIT;
-        ct_err_sys(&err, EINTR, "open");
+        (void)(late ? kvfs_seal_why(s, &err) : ct_err_sys(&err, EINTR, "open"));
         kvfs_open_fail(o, &err);
     } else if (!parked) {
         kvfs_open_answer(o, backing);

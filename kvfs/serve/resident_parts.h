@@ -34,6 +34,7 @@ struct kvfs_resident {
     bool taken_back;
     bool kept;          /* lingers without end, until it was used */
     int64_t idle_since; /* ct_now_seconds() */
+    uint64_t tried;     /* the number of the search for room that last tried to end it */
 };
 
 struct kvfs_resident_set {
@@ -41,6 +42,7 @@ struct kvfs_resident_set {
     pthread_cond_t changed; /* one is no longer ENDING */
     struct kvfs_resident *list;
     uint64_t used;
+    uint64_t searches;      /* for room, so far */
     atomic_uint populating; /* files that have extents to hand out */
     bool off;               /* the supervisor can't, or the kernel */
     bool sealed;

@@ -157,7 +157,7 @@ static void *watch(void *arg)
     int64_t ticked = 0;
     struct ct_err why = CT_ERR_INIT;
     while (!(p[0].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
-        int n = poll(p, 4, s->leases ? LEASE_TICK_MS : TICK_MS);
+        (void)poll(p, 4, s->leases ? LEASE_TICK_MS : TICK_MS);
         if (s->guarded && p[2].fd >= 0 &&
             (p[2].revents ? kvfs_guarded_take(s->guarded, &why)
                           : kvfs_guarded_listen(s->guarded, &why))) {
@@ -172,7 +172,7 @@ static void *watch(void *arg)
         if (s->leases) { /* none, before they are there */
             kvfs_leases_tick(s->leases, s->shared);
         }
-        if (n == 0 && s->config.resident && kvfs_lease_now() - ticked >= TICK_MS) {
+        if (s->config.resident && kvfs_lease_now() - ticked >= TICK_MS) {
             ticked = kvfs_lease_now();
             kvfs_chunks_run(s->chunks, tick, s);
         }

@@ -117,6 +117,15 @@ def test_readers():
             g.admits(other, "reader-exe")
             g.finds("reader-exe", who="reader")
 
+    with check("readers: who is admitted counts, though the base asks nothing of readers"):
+        for text, why in (("admit uid 4321", "reader-uid"), ("admit exe /nonexistent", "reader-exe"),
+                          ("admit tree /nonexistent", "reader-tree")):
+            with Guard(profile("only", f"base drift\n{text}"), quiet=False) as g, Idle() as reader:
+                g.admits(reader.pid, why)
+        with Guard(profile("not", "base drift\nreader-uid ignore\nadmit uid 4321"), quiet=False) as g, \
+                Idle() as reader:
+            g.admits(reader.pid)
+
     users = profile("users-and-pins", READERS + "uid require reader\nadmit uid 1000\n"
                     "capabilities ignore\nadmit pin mnt cgroup")
     for deed, wants in (("thread mnt", ("namespaces",)), ("thread uid 1001", ("uid", "reader-uid")),

@@ -262,6 +262,13 @@ def memory(checks, model):
             out, _ = process.communicate(b"\n", timeout=20)
             assert process.returncode == 0 and out == b"still readable\n", (process.returncode, out)
             wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
+    with checks.check("linger counts although the guard speaks all the time"):
+        profile = os.path.join(workdir(), "quick.profile")
+        with open(profile, "w", encoding="ascii") as file:
+            file.write("profile quick\nbase drift\nperiod 200\n")
+        with model.mount("cache=resident", "linger=0", f"guard={profile}") as m:
+            read_all(model.shown(m))
+            wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
     with checks.check("another file that needs the room gets it"):
         size = len(model.plain_bytes()) // MIB + 8
         with model.mount("cache=resident", f"resident={size}M", "linger=1000") as m:
@@ -269,10 +276,33 @@ def memory(checks, model):
                 with open(model.shown(m, number), "rb") as file:
                     assert file.read() == model.plain_bytes(number)
                     assert mode_of(m, model.shards[number]) == "resident"
-                time.sleep(1.1)
             with open(model.shown(m, 0), "rb"), open(model.shown(m, 1), "rb") as second:
                 assert second.read() == model.plain_bytes(1)
                 assert mode_of(m, model.shards[1]) == "page", "there was no room"
+
+
+# ---- what a container's root has, and less: no CAP_LEASE, no CAP_DAC_OVERRIDE ----
+
+def few_capabilities(checks, model):
+    few = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+sys_admin,+chown,+setuid,+setgid"]
+    with checks.check("few capabilities: who has it mapped keeps it, and it is given back later"):
+        with model.mount("cache=resident", "linger=0", prefix=few) as m:
+            process = mapper(model.shown(m))
+            assert mode_of(m, model.shards[0]) == "resident"
+            time.sleep(3)
+            out, _ = process.communicate(b"\n", timeout=20)
+            assert process.returncode == 0 and out == b"still readable\n", (process.returncode, out)
+            wait_for(lambda: m.status()["memory"]["resident"] == 0, 5, "giving memory back")
+    for name in ("worker", "supervisor"):
+        with checks.check(f"few capabilities: kill -9 of the {name}: mappings get SIGBUS"):
+            with model.mount("cache=resident", prefix=few) as m:
+                process = mapper(model.shown(m))
+                assert mode_of(m, model.shards[0]) == "resident"
+                os.kill(getattr(m, name), signal.SIGKILL)
+                wait_for(lambda: not mounts_at(m.path), 10, "unmounting")
+                m.wait_gone(10)
+                out, _ = process.communicate(b"\n", timeout=20)
+                assert process.returncode == -signal.SIGBUS, (process.returncode, out)
 
 
 # ---- taking it away ----
@@ -345,6 +375,7 @@ def main():
     fallback(checks, small)
     openers(checks, large)
     memory(checks, small)
+    few_capabilities(checks, small)
     revocation(checks, small)
     remounting(checks, small)
     return checks.finish()

@@ -3,6 +3,7 @@
 that is taken away meanwhile."""
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -77,6 +78,26 @@ def resident(checks, model):
                      5, "giving memory back")
 
 
+def full(checks, model):
+    """Room for all shards but one: the first stay, instead of going round in a circle."""
+    sizes = [os.stat(os.path.join(model.plain, s)).st_size for s in model.shards]
+    with model.mount("cache=resident", f"resident={(sum(sizes) - sizes[-1] // 2) >> 20}M") as m:
+        if m.status()["memory"]["resident_bound"] == 0:
+            return
+        with checks.check("resident: a budget that is too small: it stops, says so, keeps the first"):
+            code, said, error = warm(m.path)
+            assert code == 0 and not said["complete"] and "memory runs short" in error, (said, error)
+            assert said["resident"] == len(sizes) - 1, said
+            before = decrypted(m)
+            for shard in model.shards[:-1]:
+                assert read_all(os.path.join(m.path, shard)) == \
+                    read_all(os.path.join(model.plain, shard))
+            assert decrypted(m) == before, "decrypted again"
+        with checks.check("status: how much is resident"):
+            told = run(KVFS, "status", m.path, check=True).stdout
+            assert re.search(r"^  resident  .* of ", told, re.M), told
+
+
 def damage(checks, model):
     source = os.path.join(workdir(), "damaged")
     run("cp", "-r", model.encrypted, source, check=True)
@@ -139,6 +160,7 @@ def main():
     model = Model(shards=3, mib=192)
     page_cache(checks, model)
     resident(checks, model)
+    full(checks, Model(64, 4, "four-"))
     damage(checks, model)
     memory(checks, model)
     unmounting(checks, model)
