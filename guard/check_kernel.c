@@ -29,8 +29,8 @@ static void check_core_pattern(struct guard_run *r)
     /* Both whatever RLIMIT_CORE says; a socket since Linux 6.16 (core(5), coredump.c). */
     if (text.data[0] == '|' || text.data[0] == '@') {
         guard_fail(r, GUARD_CORE_PATTERN, 0, "pipe",
-                   "cores are handed to a program of the host (kernel.core_pattern: %.60s)",
-                   (char *)text.data);
+                   "cores are handed to a program of the host (kernel.core_pattern: %.*s)",
+                   (int)strcspn((char *)text.data, "\n"), (char *)text.data);
     }
 }
 

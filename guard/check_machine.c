@@ -1,9 +1,11 @@
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "format/base/file.h"
@@ -49,14 +51,38 @@ static void check_host_namespaces(struct guard_run *r)
 
 enum { DEV_DEPTH = 4, DEV_ENTRIES = 8192 };
 
-static bool is_declared_device(const struct guard_run *r, const char *path)
+static bool is_pty(const struct stat *st)
 {
-    static const char *const always[] = {"/dev/null",    "/dev/zero", "/dev/full", "/dev/random",
-                                         "/dev/urandom", "/dev/tty",  "/dev/ptmx", "/dev/console"};
-    for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++) {
-        if (strcmp(path, always[i]) == 0) {
-            return true;
+    return S_ISCHR(st->st_mode) && major(st->st_rdev) >= 136 && major(st->st_rdev) <= 143;
+}
+
+/* Numbers: Linux's Documentation/admin-guide/devices.txt. A name alone says nothing: whoever
+ * configures the container may have put a disk there. */
+int guard_device_is_standard(const char *path, const struct stat *st)
+{
+    static const struct {
+        const char *path;
+        unsigned major, minor;
+    } nodes[] = {{"/dev/null", 1, 3},    {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+                 {"/dev/random", 1, 8},  {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+                 {"/dev/console", 5, 1}, {"/dev/ptmx", 5, 2}};
+    for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
+        if (strcmp(path, nodes[i].path) == 0) {
+            bool same =
+                S_ISCHR(st->st_mode) && st->st_rdev == makedev(nodes[i].major, nodes[i].minor);
+            /* A runtime binds a terminal there. */
+            return same || (strcmp(path, "/dev/console") == 0 && is_pty(st));
         }
+    }
+    return strcmp(path, "/dev/pts/ptmx") == 0 ? S_ISCHR(st->st_mode) && st->st_rdev == makedev(5, 2)
+           : strncmp(path, "/dev/pts/", 9) == 0 ? is_pty(st)
+                                                : -1;
+}
+
+static bool is_declared_device(const struct guard_run *r, const char *path, const struct stat *st)
+{
+    if (guard_device_is_standard(path, st) == 1) {
+        return true;
     }
     for (size_t i = 0; i < r->profile->count; i++) {
         const struct guard_declared *d = &r->profile->declared[i];
@@ -64,7 +90,7 @@ static bool is_declared_device(const struct guard_run *r, const char *path)
             return true;
         }
     }
-    return strncmp(path, "/dev/pts/", 9) == 0;
+    return false;
 }
 
 struct walk {
@@ -85,13 +111,22 @@ static void one_entry(struct walk *w, int dirfd, const struct dirent *e, const c
         w->blind = true;
         return;
     }
-    unsigned char type = e->d_type;
-    if (type == DT_UNKNOWN && fstatat(dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        type = (unsigned char)IFTODT(st.st_mode);
+    if (e->d_type != DT_UNKNOWN && e->d_type != DT_DIR && e->d_type != DT_CHR &&
+        e->d_type != DT_BLK) {
+        return;
     }
-    if (type == DT_DIR && depth < DEV_DEPTH) {
-        walk_devices(w, dirfd, e->d_name, full, depth + 1);
-    } else if ((type == DT_CHR || type == DT_BLK) && !is_declared_device(w->r, full)) {
+    if (fstatat(dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW)) {
+        w->blind |= errno != ENOENT;
+        return;
+    }
+    if (S_ISDIR(st.st_mode)) {
+        if (depth < DEV_DEPTH) {
+            walk_devices(w, dirfd, e->d_name, full, depth + 1);
+        } else {
+            w->blind = true;
+        }
+    } else if ((S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) &&
+               !is_declared_device(w->r, full, &st)) {
         guard_fail(w->r, GUARD_DEVICES, 0, full, "a device that is not declared: %.150s", full);
     }
 }

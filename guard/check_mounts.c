@@ -1,6 +1,8 @@
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "guard/state.h"
 
@@ -31,14 +33,23 @@ static const struct guard_declared *declared(const struct guard_run *r, enum gua
 
 /* ---- What a runtime mounts by itself ---- */
 
-/* A bind of one device node, as it stands in /dev of the host. */
-static bool is_device(const struct guard_mount *m, const char *name)
+/* A bind of one device node, as it stands in /dev of the host: the node, and not a directory or
+ * another device of this name. */
+static bool is_device(const struct guard_run *r, const struct guard_mount *m, const char *name)
 {
     static const char *const types[] = {"devtmpfs", "tmpfs", NULL};
-    return m->root[0] == '/' && strcmp(m->root + 1, name) == 0 && is_one_of(m->fstype, types);
+    char path[64];
+    struct stat st;
+    if (m->root[0] != '/' || strcmp(m->root + 1, name) != 0 || !is_one_of(m->fstype, types) ||
+        r->proc_root_fd < 0 || fstatat(r->proc_root_fd, m->path + 1, &st, AT_SYMLINK_NOFOLLOW) ||
+        (!S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode))) {
+        return false;
+    }
+    (void)snprintf(path, sizeof(path), "/dev/%s", name);
+    return guard_device_is_standard(path, &st) != 0;
 }
 
-static bool known_in_proc(const struct guard_mount *m)
+static bool known_in_proc(const struct guard_run *r, const struct guard_mount *m)
 {
     const char *rest = m->path + strlen("/proc");
     if (!*rest) {
@@ -47,7 +58,7 @@ static bool known_in_proc(const struct guard_mount *m)
     if (strcmp(m->fstype, "proc") == 0) { /* a part of itself, read-only */
         return strcmp(m->root, rest) == 0 && (m->flags & GUARD_M_RO);
     }
-    return is_device(m, "null") || (strcmp(m->fstype, "tmpfs") == 0 && (m->flags & GUARD_M_RO));
+    return is_device(r, m, "null") || (strcmp(m->fstype, "tmpfs") == 0 && (m->flags & GUARD_M_RO));
 }
 
 static bool known_in_sys(const struct guard_mount *m)
@@ -56,7 +67,7 @@ static bool known_in_sys(const struct guard_mount *m)
     /* Where the controllers of cgroup version 1 are mounted; only root may write there. */
     const unsigned safe = GUARD_M_NOSUID | GUARD_M_NODEV | GUARD_M_NOEXEC;
     if (strcmp(m->path, "/sys/fs/cgroup") == 0 && strcmp(m->fstype, "tmpfs") == 0) {
-        return (m->flags & safe) == safe;
+        return (m->flags & safe) == safe && strcmp(m->root, "/") == 0;
     }
     if (!(m->flags & GUARD_M_RO)) {
         return false;
@@ -80,11 +91,13 @@ static bool known_in_dev(const struct guard_run *r, const struct guard_mount *m)
                  {"/dev/console", "devpts"}};
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(m->path, known[i].path) == 0) {
-            return strcmp(m->fstype, known[i].fstype) == 0;
+            /* Whole: a directory of the host is no runtime's own. A terminal has a name. */
+            return strcmp(m->fstype, known[i].fstype) == 0 &&
+                   (strcmp(m->root, "/") == 0 || strcmp(m->path, "/dev/console") == 0);
         }
     }
     const char *name = m->path + strlen("/dev/");
-    return is_device(m, name) && (is_one_of(name, nodes) || declared(r, GUARD_DEVICE, m->path));
+    return is_device(r, m, name) && (is_one_of(name, nodes) || declared(r, GUARD_DEVICE, m->path));
 }
 
 /* Single files that runtimes bind. */
@@ -101,7 +114,7 @@ static bool known_by_runtime(const struct guard_run *r, const struct guard_mount
         return true; /* root-ro judges it */
     }
     if (guard_path_beneath(m->path, "/proc")) {
-        return known_in_proc(m);
+        return known_in_proc(r, m);
     }
     if (guard_path_beneath(m->path, "/sys")) {
         return known_in_sys(m);
@@ -153,18 +166,18 @@ static void check_root(struct guard_run *r)
 }
 
 /* Where a runtime's own mounts can't be otherwise. */
-static bool may_have_devices(const struct guard_mount *m)
+static bool may_have_devices(const struct guard_run *r, const struct guard_mount *m)
 {
     return strcmp(m->path, "/dev") == 0 || guard_path_beneath(m->path, "/proc") ||
            (guard_path_beneath(m->path, "/dev") &&
-            (strcmp(m->fstype, "devpts") == 0 || is_device(m, m->path + strlen("/dev/"))));
+            (strcmp(m->fstype, "devpts") == 0 || is_device(r, m, m->path + strlen("/dev/"))));
 }
 
 static void check_flags(struct guard_run *r, const struct guard_mount *m)
 {
     const char *wrong = NULL;
     bool writable = !(m->flags & GUARD_M_RO);
-    if (strcmp(m->path, "/") == 0 || may_have_devices(m)) {
+    if (strcmp(m->path, "/") == 0 || may_have_devices(r, m)) {
         return;
     }
     if (writable && !(m->flags & GUARD_M_NOSUID)) {

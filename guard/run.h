@@ -5,6 +5,8 @@
 #ifndef GUARD_RUN_H
 #define GUARD_RUN_H
 
+#include <sys/stat.h>
+
 #include "guard/facts.h"
 #include "guard/guard.h"
 
@@ -76,6 +78,10 @@ static inline bool guard_has(const struct guard_run *r, unsigned bits)
 {
     return (r->now->has & bits) == bits;
 }
+
+/* Whether a node is what its name in /dev promises: 1; 0: another device; -1: the name promises
+ * nothing. */
+int guard_device_is_standard(const char *path, const struct stat *st);
 
 void guard_failures_free(struct guard_failures *f);
 

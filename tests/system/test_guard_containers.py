@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 
 from guardtest import (BIND, NEW_NS, NODEV, NOEXEC, NOSUID, REMOUNT, RO, Box, Guard, Idle, Pod,
                        ReaderBox, Tool, check, checks, found_so_far, ids, in_box,
@@ -64,6 +65,14 @@ def test_containers():
     badly("with a device", ["devices"],
           lambda s: s["linux"].update(devices=[{"path": "/dev/kmsg", "type": "c", "major": 1,
                                                 "minor": 11, "fileMode": 0o666}]))
+    badly("with a device by the name of another", ["devices"],
+          lambda s: s["linux"].update(devices=[{"path": "/dev/full", "type": "c", "major": 1,
+                                                "minor": 11, "fileMode": 0o666}]))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as leak:
+        options = ["bind", "rw", "nosuid", "nodev", "noexec"]
+        badly("with a directory of the host at /dev/shm", ["mount-foreign"],
+              lambda s: s["mounts"].append({"destination": "/dev/shm", "type": "bind",
+                                            "source": leak, "options": options}))
     badly("with a source that is writable", ["source-ro", "mount-flags"],
           lambda s: s["mounts"][7].update(options=["bind", "rw"]))
 
