@@ -33,6 +33,9 @@ int guard_trees_take(struct guard *g, struct ct_err *err)
         if (marks_of(d->path, t->marks, err)) {
             return ct_err_wrap(err, "tree");
         }
+        if (d->marked && memcmp(t->marks, d->marks, sizeof(t->marks)) != 0) {
+            return ct_err_set(err, CT_STALE, "tree %s was changed after it was measured", d->path);
+        }
         t->path = d->path;
         g->tree_count++;
     }
@@ -120,7 +123,6 @@ int guard_known_tree_digest(struct guard *g, int dirfd, uint64_t mnt_ns,
 {
     struct stat st;
     uint8_t marks[CT_SHA256_LEN];
-    uint8_t again[CT_SHA256_LEN];
     if (fstat(dirfd, &st)) {
         return ct_err_sys(err, errno, "stat");
     }
@@ -132,13 +134,9 @@ int guard_known_tree_digest(struct guard *g, int dirfd, uint64_t mnt_ns,
         }
         if (!k->looked_ns || memcmp(marks, k->marks, sizeof(marks)) != 0) {
             k->looked_ns = 0;
-            if (guard_tree_digest(dirfd, k->digest, err) || guard_tree_marks(dirfd, again, err)) {
+            if (guard_tree_measure(dirfd, k->digest, k->marks, err)) {
                 return -1;
             }
-            if (memcmp(marks, again, sizeof(marks)) != 0) {
-                return ct_err_set(err, CT_STALE, "the tree changed while it was read");
-            }
-            memcpy(k->marks, marks, sizeof(marks));
         }
         k->looked_ns = now;
     }

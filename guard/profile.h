@@ -59,6 +59,10 @@ struct guard_declared {
     bool needs_tree; /* GUARD_ADMIT_EXE */
     bool has_digest;
     uint8_t digest[CT_SHA256_LEN];
+    /* GUARD_TREE, once measured: the marks of then (tree.h), which guard_new() has to find again.
+     */
+    bool marked;
+    uint8_t marks[CT_SHA256_LEN];
 };
 
 enum { GUARD_PIN_MNT = 1, GUARD_PIN_PID = 2, GUARD_PIN_CGROUP = 4 };

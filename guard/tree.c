@@ -218,3 +218,16 @@ int guard_tree_marks(int dirfd, uint8_t out[static CT_SHA256_LEN], struct ct_err
 {
     return digest(dirfd, false, out, err);
 }
+
+int guard_tree_measure(int dirfd, uint8_t digest[static CT_SHA256_LEN],
+                       uint8_t marks[static CT_SHA256_LEN], struct ct_err *err)
+{
+    uint8_t again[CT_SHA256_LEN];
+    if (guard_tree_marks(dirfd, marks, err) || guard_tree_digest(dirfd, digest, err) ||
+        guard_tree_marks(dirfd, again, err)) {
+        return -1;
+    }
+    return memcmp(marks, again, sizeof(again)) == 0
+               ? 0
+               : ct_err_set(err, CT_STALE, "it changed while it was read");
+}

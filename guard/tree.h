@@ -35,4 +35,8 @@ struct guard_known_tree {
     uint8_t digest[CT_SHA256_LEN];
 };
 
+/* Both, of the same moment: CT_STALE if it was changed while it was read. */
+int guard_tree_measure(int dirfd, uint8_t digest[static CT_SHA256_LEN],
+                       uint8_t marks[static CT_SHA256_LEN], struct ct_err *err);
+
 #endif

@@ -48,7 +48,7 @@ static void measured_add(struct kc_measured *all, uint32_t *count, const char *k
     ct_hex(m->sha256, digest, CT_SHA256_LEN);
 }
 
-static int measure_trees(const struct guard_profile *p, struct kc_measured *all, uint32_t *count,
+static int measure_trees(struct guard_profile *p, struct kc_measured *all, uint32_t *count,
                          struct ct_err *err)
 {
     uint8_t digest[CT_SHA256_LEN];
@@ -64,9 +64,10 @@ static int measure_trees(const struct guard_profile *p, struct kc_measured *all,
         if (*count == KVFS_MEASURED_MAX || strlen(path) >= sizeof(all->name)) {
             return ct_err_set(err, CT_USAGE, "tree %s: too many of them, or too long a path", path);
         }
-        if (guard_tree_digest(fd, digest, err)) {
+        if (guard_tree_measure(fd, digest, p->declared[i].marks, err)) {
             return ct_err_wrap(err, "tree %s", path);
         }
+        p->declared[i].marked = true;
         measured_add(all, count, "tree", path, digest);
     }
     return 0;
@@ -80,7 +81,7 @@ int kvfs_guarding_load(const char *profile, struct guard_profile **out, struct k
     if (guard_profile_load(profile, out, err)) {
         return -1;
     }
-    const struct guard_profile *p = *out;
+    struct guard_profile *p = *out;
     config->guarded = !guard_profile_is_off(p);
     (void)snprintf(config->profile, sizeof(config->profile), "%s",
                    config->guarded ? p->name : "none");

@@ -294,3 +294,44 @@ Test(tree, digests_say_what_is_in_it)
     (void)unlinkat(dir, "sub", AT_REMOVEDIR);
     (void)rmdir(root);
 }
+
+Test(tree, changed_between_its_measurement_and_the_start)
+{
+    char root[] = "/tmp/kvfs-test-XXXXXX";
+    char text[128];
+    struct ct_err err = CT_ERR_INIT;
+    struct guard *g = NULL;
+    const struct guard_config config = {.source = NULL};
+    uint8_t digest[CT_SHA256_LEN];
+    cr_assert(mkdtemp(root));
+    (void)snprintf(text, sizeof(text), "profile p\n* ignore\ntree-changed keep\ntree %s\n", root);
+    struct guard_profile *p = good(text);
+    int dir = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    cr_assert_eq(guard_tree_measure(dir, digest, p->declared[0].marks, &err), 0, "%s", err.msg);
+    p->declared[0].marked = true;
+    cr_assert_eq(guard_new(p, &config, &g, &err), 0, "%s", err.msg);
+    guard_free(g);
+    cr_assert_eq(mkdirat(dir, "more", 0700), 0);
+    cr_assert_eq(guard_new(p, &config, &g, &err), -1);
+    cr_assert_eq(err.code, CT_STALE, "%s", err.msg);
+    cr_assert_eq(unlinkat(dir, "more", AT_REMOVEDIR), 0);
+    guard_profile_free(p);
+    close(dir);
+    cr_assert_eq(rmdir(root), 0);
+}
+
+Test(profile, who_is_admitted_counts_whatever_the_base_says)
+{
+    struct guard_profile *p = good("profile p\nbase drift\nadmit uid 5\nadmit exe /x tree\n");
+    cr_assert_eq(p->level[GUARD_READER_UID][GUARD_READER], GUARD_REQUIRE);
+    cr_assert_eq(p->level[GUARD_READER_EXE][GUARD_READER], GUARD_REQUIRE);
+    cr_assert_eq(p->level[GUARD_READER_TREE][GUARD_READER], GUARD_REQUIRE);
+    cr_assert_eq(p->level[GUARD_READER_PIN][GUARD_READER], GUARD_IGNORE);
+    cr_assert_eq(p->level[GUARD_INSPECT][GUARD_READER], GUARD_IGNORE);
+    cr_assert(guard_profile_judges_readers(p));
+    guard_profile_free(p);
+    p = good("profile p\nbase drift\nreader-uid ignore\nadmit uid 5\nadmit pin mnt\n");
+    cr_assert_eq(p->level[GUARD_READER_UID][GUARD_READER], GUARD_IGNORE, "it says so itself");
+    cr_assert_eq(p->level[GUARD_READER_PIN][GUARD_READER], GUARD_REQUIRE);
+    guard_profile_free(p);
+}
