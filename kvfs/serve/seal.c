@@ -1,5 +1,8 @@
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "format/base/log.h"
 #include "kvfs/serve/audit.h"
@@ -19,17 +22,24 @@ int kvfs_seal_why(const struct kvfs_serve *s, struct ct_err *err)
     return -1;
 }
 
+/* 0, also when the kernel has no such inode, or no such mount any more. */
+static int drop_pages(struct kvfs_serve *s, uint64_t id, uint64_t at, uint64_t len)
+{
+    int r = fuse_lowlevel_notify_inval_inode(s->session, id, (off_t)at, (off_t)len);
+    kvfs_progress(s);
+    return r == -ENOENT || r == -ENODEV ? 0 : r;
+}
+
 /* The pages that the kernel has of a node. Waits for reads of it that are in flight: not for a FUSE
- * thread. In pieces, so that it can be seen to go on. */
-static void invalidate(struct kvfs_serve *s, uint64_t id)
+ * thread. In pieces, so that it can be seen to go on. The errno of one that stays. */
+static int invalidate(struct kvfs_serve *s, uint64_t id)
 {
     uint64_t size = kvfs_table_size(s->table, id);
     for (uint64_t at = 0; size > PIECE && at < size - PIECE; at += PIECE) {
-        (void)fuse_lowlevel_notify_inval_inode(s->session, id, (off_t)at, PIECE);
-        kvfs_progress(s);
+        (void)drop_pages(s, id, at, PIECE); /* the last one says how it ends */
     }
-    (void)fuse_lowlevel_notify_inval_inode(s->session, id, 0, 0);
-    kvfs_progress(s);
+    int r = drop_pages(s, id, 0, 0);
+    return r ? drop_pages(s, id, 0, 0) : 0;
 }
 
 /* ---- some files ---- */
@@ -94,7 +104,10 @@ static void take_back(struct kvfs_serve *s, const struct found *f, const struct 
 {
     kvfs_chunks_refuse(s->chunks, f->node, why);
     kvfs_resident_revoke(s, f->node, false);
-    invalidate(s, f->node->id);
+    int r = invalidate(s, f->node->id);
+    if (r) {
+        ct_log(CT_LOG_ERROR, "pages of a file can't be taken back: %s", strerror(-r));
+    }
 }
 
 static void forget(struct kvfs_serve *s, const struct found *f)
@@ -146,8 +159,10 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     }
     /* The flag is set and nothing is parked: no page comes back behind an invalidation. */
     uint64_t highest = __atomic_load_n(&s->shared->highest_node, __ATOMIC_RELAXED);
+    int left = 0;
     for (uint64_t id = 1; s->session && id <= highest; id++) {
-        invalidate(s, id);
+        int r = invalidate(s, id);
+        left = r ? r : left;
     }
     if (s->chunks) {
         kvfs_chunks_wipe(s->chunks, NULL);
@@ -156,6 +171,10 @@ void kvfs_seal(struct kvfs_serve *s, const struct ct_err *why)
     ct_secret_wipe_all();
     kvfs_audit_event_everywhere(s, "seal", kvfs_audit_why(why));
     clock_gettime(CLOCK_MONOTONIC, &end);
+    if (left) { /* never said to be sealed: the supervisor does it from outside */
+        ct_log(CT_LOG_ERROR, "pages can't be taken back: %s", strerror(-left));
+        _exit(1);
+    }
     atomic_store(&s->taken, true);
     __atomic_store_n(&s->shared->sealed, 2, __ATOMIC_RELAXED);
     (void)kvfs_source_sealed(s, why->msg);

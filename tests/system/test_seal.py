@@ -2,9 +2,11 @@
 """The guard at work on real mounts: what drifts seals, whoever is not admitted is refused, and what was
 given out is taken back."""
 import base64
+import ctypes
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ from guardtest import new_cgroup
 from holder import Holder
 from kvfstest import (KVFS, SECONDS, Checks, Mount, Skip, alive, found_in, kvfs, processes, run,
                       sanitized, wait_for)
+
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 checks = Checks()
 check = checks.check
@@ -176,6 +180,23 @@ def test_drift(source, shard):
             assert m.status()["state"] == "serving" and m.status()["guard"]["profile"] == "none"
 
 
+def test_link(source):
+    """The link between worker and guard, by which the guard's word comes: whoever spoils it, by sending
+    what is no message, or by cutting it, is not served without a guard."""
+    for name, deed in (("a message of the wrong form", lambda s: s.send(b"x")),
+                       ("cut", lambda s: s.shutdown(socket.SHUT_RDWR))):
+        with check(f"the guard's link: {name}: nothing is served any more"):
+            write(path("patient"), "profile patient\nbase drift\ngap 3600000\n")
+            with Mount(source, keys=[READER], options=[f"guard={path('patient')}"]) as m:
+                pidfd = os.pidfd_open(m.worker)
+                link = LIBC.syscall(438, pidfd, 7, 0)  # pidfd_getfd(2), KVFS_FD_GUARD
+                assert link > 0, os.strerror(ctypes.get_errno())
+                with socket.socket(fileno=link) as theirs:
+                    deed(theirs)
+                wait_for(lambda: not m.mounted or m.status()["state"] == "sealed", 10, "the seal")
+                os.close(pidfd)
+
+
 def test_admission(source, shard):
     def profile(name, text):
         write(path(name), f"profile {name}\nbase drift\n{text}\n")
@@ -335,6 +356,7 @@ def main():
     test_seal(source, shard)
     test_memory(source, shard)
     test_drift(source, shard)
+    test_link(source)
     test_admission(source, shard)
     test_strict(source)
     test_quiet(source, shard)
