@@ -180,7 +180,7 @@ def test_drift(source, shard):
             assert m.status()["state"] == "serving" and m.status()["guard"]["profile"] == "none"
 
 
-def test_link(source):
+def test_link(source, shard):
     """The link between worker and guard, by which the guard's word comes: whoever spoils it, by sending
     what is no message, or by cutting it, is not served without a guard."""
     for name, deed in (("a message of the wrong form", lambda s: s.send(b"x")),
@@ -193,7 +193,8 @@ def test_link(source):
                 assert link > 0, os.strerror(ctypes.get_errno())
                 with socket.socket(fileno=link) as theirs:
                     deed(theirs)
-                wait_for(lambda: not m.mounted or m.status()["state"] == "sealed", 10, "the seal")
+                wait_for(lambda: outcome(lambda: read(f"{m.path}/{shard}")) in
+                         (errno.EKEYREVOKED, errno.ENOENT), 15, "the seal, or the end of the mount")
                 os.close(pidfd)
 
 
@@ -356,7 +357,7 @@ def main():
     test_seal(source, shard)
     test_memory(source, shard)
     test_drift(source, shard)
-    test_link(source)
+    test_link(source, shard)
     test_admission(source, shard)
     test_strict(source)
     test_quiet(source, shard)
