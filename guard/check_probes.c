@@ -87,16 +87,41 @@ static size_t list_tasks(pid_t tasks[TASKS_MAX])
     return count;
 }
 
+/* What a child runs may take no lock, which another thread may have held when it was made. So it is
+ * not instrumented either, and calls the kernel by itself: ThreadSanitizer's wrappers have locks.
+ */
+#define IN_CHILD __attribute__((no_sanitize("thread")))
+
+/* Its end lets go of all that it seized. */
+IN_CHILD static int seize(pid_t like_us, const pid_t *tasks, size_t count)
+{
+    if (syscall(SYS_ptrace, PTRACE_SEIZE, like_us, 0L, 0L)) {
+        return BLIND;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (syscall(SYS_ptrace, PTRACE_SEIZE, tasks[i], 0L, 0L) && errno == EPERM) {
+            return TRACED;
+        }
+    }
+    return FREE;
+}
+
 /* A child that sends no SIGCHLD, so that nobody else's waiting is disturbed, holds no descriptor of
- * ours and does not outlive us. It may call nothing that could take a lock. */
-static pid_t quiet_fork(void)
+ * ours and does not outlive us. It seizes like_us and the tasks, or, without like_us, waits. */
+IN_CHILD static pid_t quiet_fork(pid_t like_us, const pid_t *tasks, size_t count)
 {
     pid_t pid = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, 0);
-    if (pid == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        (void)syscall(SYS_close_range, 0, ~0U, 0);
+    if (pid != 0) {
+        return pid;
     }
-    return pid;
+    (void)syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L);
+    (void)syscall(SYS_close_range, 0, ~0U, 0);
+    if (like_us) {
+        (void)syscall(SYS_exit_group, seize(like_us, tasks, count));
+    }
+    for (;;) {
+        (void)syscall(SYS_ppoll, NULL, 0L, NULL, NULL, 0L);
+    }
 }
 
 static int reap(pid_t pid)
@@ -110,20 +135,6 @@ static int reap(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : BLIND;
 }
 
-/* In the child: its end lets go of all that it seized. */
-static int seize(pid_t like_us, const pid_t *tasks, size_t count)
-{
-    if (ptrace(PTRACE_SEIZE, like_us, NULL, NULL)) {
-        return BLIND;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (ptrace(PTRACE_SEIZE, tasks[i], NULL, NULL) && errno == EPERM) {
-            return TRACED;
-        }
-    }
-    return FREE;
-}
-
 /* A process can be traced by one other only. Whether a child is allowed to trace at all is found
  * out with another child, which has all that we have but the tracer. */
 static void check_outside(struct guard_run *r)
@@ -131,16 +142,8 @@ static void check_outside(struct guard_run *r)
     pid_t tasks[TASKS_MAX];
     size_t count = list_tasks(tasks);
     int result = BLIND;
-    pid_t like_us = quiet_fork();
-    if (like_us == 0) {
-        for (;;) {
-            pause();
-        }
-    }
-    pid_t child = like_us < 0 ? -1 : quiet_fork();
-    if (child == 0) {
-        _exit(seize(like_us, tasks, count));
-    }
+    pid_t like_us = quiet_fork(0, NULL, 0);
+    pid_t child = like_us < 0 ? -1 : quiet_fork(like_us, tasks, count);
     if (child > 0) {
         result = reap(child);
     }
