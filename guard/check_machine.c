@@ -65,7 +65,7 @@ int guard_device_is_standard(const char *path, const struct stat *st)
         unsigned major, minor;
     } nodes[] = {{"/dev/null", 1, 3},    {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
                  {"/dev/random", 1, 8},  {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
-                 {"/dev/console", 5, 1}, {"/dev/ptmx", 5, 2}};
+                 {"/dev/console", 5, 1}, {"/dev/ptmx", 5, 2},    {"/dev/pts/ptmx", 5, 2}};
     for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
         if (strcmp(path, nodes[i].path) == 0) {
             bool same =
@@ -74,9 +74,7 @@ int guard_device_is_standard(const char *path, const struct stat *st)
             return same || (strcmp(path, "/dev/console") == 0 && is_pty(st));
         }
     }
-    return strcmp(path, "/dev/pts/ptmx") == 0 ? S_ISCHR(st->st_mode) && st->st_rdev == makedev(5, 2)
-           : strncmp(path, "/dev/pts/", 9) == 0 ? is_pty(st)
-                                                : -1;
+    return strncmp(path, "/dev/pts/", 9) == 0 ? is_pty(st) : -1;
 }
 
 static bool is_declared_device(const struct guard_run *r, const char *path, const struct stat *st)

@@ -88,8 +88,7 @@ static size_t list_tasks(pid_t tasks[TASKS_MAX])
 }
 
 /* What a child runs may take no lock, which another thread may have held when it was made. So it is
- * not instrumented either, and calls the kernel by itself: ThreadSanitizer's wrappers have locks.
- */
+ * not instrumented either, and calls the kernel itself: ThreadSanitizer's wrappers have locks. */
 #define IN_CHILD __attribute__((no_sanitize("thread")))
 
 /* Its end lets go of all that it seized. */

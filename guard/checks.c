@@ -118,8 +118,7 @@ const struct guard_check_info guard_checks[GUARD_IDS] = {
                           {true, true}},
     [GUARD_CORE_PATTERN] = {"core-pattern",
                             "Cores are not handed to a program, by pipe or socket: the limit does "
-                            "not stop those, and a "
-                            "reader's core holds plaintext.",
+                            "not stop those, and a reader's core holds plaintext.",
                             "Set kernel.core_pattern on the host to a file name.",
                             "A user mode helper that is set up otherwise.",
                             {true, false}},

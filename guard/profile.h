@@ -59,8 +59,7 @@ struct guard_declared {
     bool needs_tree; /* GUARD_ADMIT_EXE */
     bool has_digest;
     uint8_t digest[CT_SHA256_LEN];
-    /* GUARD_TREE, once measured: the marks of then (tree.h), which guard_new() has to find again.
-     */
+    /* GUARD_TREE, once measured: its marks (tree.h), which guard_new() has to find again. */
     bool marked;
     uint8_t marks[CT_SHA256_LEN];
 };

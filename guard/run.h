@@ -50,9 +50,9 @@ struct guard_subject {
     size_t code_count;
     int64_t exiting_ns; /* since when the first thread is on its way out; 0: it is not */
     int64_t full_ns;    /* reader: when everything was last looked at */
+    pid_t asks;         /* reader: the thread that wants to open a file; 0: none just now */
     size_t tree_at;     /* reader: 1 + the admitted tree that it would be the first of; or 0 */
-    uint8_t tree[CT_SHA256_LEN]; /* of that one */
-    pid_t asks; /* reader: the thread that wants to open a file; 0: none just now */
+    uint8_t tree[CT_SHA256_LEN]; /* the digest of that one */
 };
 
 struct guard_run {

@@ -1,21 +1,25 @@
 """A process that has a file open, mapped and touched, and goes on trying both."""
+import inspect
 import subprocess
 import sys
 
 from kvfstest import die_with_parent
 
-SCRIPT = """
-import ctypes, errno, mmap, os, sys
-
-def end_of_file():
-    raise OSError(errno.ENODATA, "end of file")
 
 def outcome(action):
+    """An errno, 0 if it succeeded."""
     try:
         action()
     except OSError as error:
         return error.errno
     return 0
+
+
+SCRIPT = inspect.getsource(outcome) + """
+import ctypes, errno, mmap, os, sys
+
+def end_of_file():
+    raise OSError(errno.ENODATA, "end of file")
 
 fd = os.open(sys.argv[1], os.O_RDONLY)
 view = mmap.mmap(fd, 0, prot=mmap.PROT_READ)

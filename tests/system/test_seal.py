@@ -14,7 +14,7 @@ import time
 
 from clitest import OWNER, READER, fresh, kvfs as kvfs_tool, path, prepare, read, secrets_of, write
 from guardtest import new_cgroup
-from holder import Holder
+from holder import Holder, outcome
 from kvfstest import (KVFS, SECONDS, Checks, Mount, Skip, alive, found_in, kvfs, processes, run,
                       sanitized, wait_for)
 
@@ -22,15 +22,6 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 checks = Checks()
 check = checks.check
-
-
-def outcome(action):
-    """An errno, 0 if it succeeded."""
-    try:
-        action()
-    except OSError as error:
-        return error.errno
-    return 0
 
 
 def model():
