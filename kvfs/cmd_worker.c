@@ -3,6 +3,7 @@
 #include "format/base/secret.h"
 #include "kvfs/kvfs.h"
 #include "kvfs/mount/sandbox.h"
+#include "kvfs/mount/turns.h"
 #include "kvfs/serve/worker.h"
 
 int cmd_worker(int argc, char **argv)
@@ -14,5 +15,7 @@ int cmd_worker(int argc, char **argv)
     if (ct_secret_init(NULL)) {
         return KVFS_FAILED;
     }
-    return kvfs_worker_run(&sandbox);
+    int rc = kvfs_worker_run(&sandbox);
+    kvfs_turns_before_leak_search();
+    return rc;
 }

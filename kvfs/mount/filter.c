@@ -75,14 +75,34 @@ static const struct {
     {SCMP_SYS(prctl), WHEN(0, SCMP_CMP_EQ, 0x53564d41)}, /* PR_SET_VMA: malloc names mappings */
 };
 
-/* What sanitizers do: read /proc, write reports, trace their own process for leaks. */
+/* What sanitizers do: read /proc, write reports, trace their own process for leaks (with ordinary
+ * turns: turns.h). */
 static const int for_sanitizers[] = {
-    SCMP_SYS(clone),      SCMP_SYS(fcntl),  SCMP_SYS(getpgrp),     SCMP_SYS(ioctl),
-    SCMP_SYS(kill),       SCMP_SYS(mkdir),  SCMP_SYS(mmap),        SCMP_SYS(mprotect),
-    SCMP_SYS(newfstatat), SCMP_SYS(open),   SCMP_SYS(openat),      SCMP_SYS(prctl),
-    SCMP_SYS(prlimit64),  SCMP_SYS(ptrace), SCMP_SYS(getdents),    SCMP_SYS(readlink),
-    SCMP_SYS(readlinkat), SCMP_SYS(stat),   SCMP_SYS(tgkill),      SCMP_SYS(unlink),
-    SCMP_SYS(wait4),      SCMP_SYS(statx),  SCMP_SYS(personality), SCMP_SYS(process_vm_readv),
+    SCMP_SYS(clone),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(getpgrp),
+    SCMP_SYS(ioctl),
+    SCMP_SYS(kill),
+    SCMP_SYS(mkdir),
+    SCMP_SYS(mmap),
+    SCMP_SYS(mprotect),
+    SCMP_SYS(newfstatat),
+    SCMP_SYS(open),
+    SCMP_SYS(openat),
+    SCMP_SYS(prctl),
+    SCMP_SYS(prlimit64),
+    SCMP_SYS(ptrace),
+    SCMP_SYS(getdents),
+    SCMP_SYS(readlink),
+    SCMP_SYS(readlinkat),
+    SCMP_SYS(stat),
+    SCMP_SYS(tgkill),
+    SCMP_SYS(unlink),
+    SCMP_SYS(wait4),
+    SCMP_SYS(statx),
+    SCMP_SYS(personality),
+    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(sched_setscheduler),
 };
 
 static int allow_all(scmp_filter_ctx ctx, const int *calls, size_t n)

@@ -301,7 +301,8 @@ static void answer_check(struct kvfs_guarding *g)
     json_decref(wire);
 }
 
-/* False once the worker is gone. */
+/* False once the worker is gone, or says that it goes: one that does so and serves on is ended, as
+ * one without a link. */
 static bool take(struct kvfs_guarding *g)
 {
     struct ct_err err = CT_ERR_INIT;
@@ -312,6 +313,10 @@ static bool take(struct kvfs_guarding *g)
         return false;
     }
     uint32_t number = g->in.number;
+    if (g->in.type == KVFS_GUARD_LEAVE) {
+        (void)shutdown(g->ours, SHUT_RDWR);
+        return false;
+    }
     if (g->in.type == KVFS_GUARD_ADMIT) {
         answer_admit(g);
     } else {

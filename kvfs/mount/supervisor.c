@@ -202,11 +202,10 @@ static void on_deadline(struct supervisor *s)
         seal_worker(s);
         break;
     case SEALING:
-        if (prolong(s)) {
-            break;
+        if (!prolong(s)) {
+            ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
+            end_worker(s);
         }
-        ct_log(CT_LOG_ERROR, "the worker does not end: killing it");
-        end_worker(s);
         break;
     case KILLED:
         ct_log(CT_LOG_ERROR, "the worker can't end: ending the connection");
@@ -564,6 +563,7 @@ static int supervise(struct kvfs_job *job, int status_fd)
     }
     int rc = loop(s);
     report(s, (char)rc);
+    kvfs_turns_before_leak_search();
     return rc;
 }
 

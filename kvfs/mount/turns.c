@@ -30,3 +30,11 @@ void kvfs_turns_first_thread(pthread_t thread)
 {
     (void)pthread_setschedparam(thread, SCHED_RR, &lowest);
 }
+
+void kvfs_turns_before_leak_search(void)
+{
+    const struct sched_param none = {.sched_priority = 0};
+    if (KVFS_SANITIZED) {
+        (void)sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &none);
+    }
+}

@@ -23,4 +23,9 @@ void kvfs_turns_first(pid_t tid);
 /* For a thread of this process, by whom it was started: by itself it would wait for its first. */
 void kvfs_turns_first_thread(pthread_t thread);
 
+/* Before the caller's process ends, where it was built with a sanitizer: ordinary turns again. The
+ * search for leaks spins until a thread with ordinary turns has done it, and would keep that one
+ * off the processor for a second. */
+void kvfs_turns_before_leak_search(void);
+
 #endif

@@ -1,5 +1,6 @@
 #include "kvfs/serve/guarded.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -7,6 +8,8 @@
 #include "format/base/clock.h"
 #include "format/protocol/jose.h"
 #include "kvfs/mount/guard_link.h"
+
+enum { LEAVE_MS = 1000 }; /* a guard that hangs holds up no end */
 
 struct question {
     struct question *next;
@@ -151,4 +154,16 @@ json_t *kvfs_guarded_report(struct kvfs_guarded *g, struct ct_err *err)
     json_t *report = text ? kx_json_parse(text, strlen(text), err) : NULL;
     free(text);
     return report;
+}
+
+void kvfs_guarded_leave(struct kvfs_guarded *g)
+{
+    if (!g) {
+        return;
+    }
+    struct pollfd closed = {.fd = g->fd}; /* POLLHUP */
+    g->out = (struct kvfs_guard_message){.type = KVFS_GUARD_LEAVE};
+    if (kvfs_guard_send(g->fd, &g->out, NULL) == 0) {
+        (void)poll(&closed, 1, LEAVE_MS);
+    }
 }

@@ -23,4 +23,8 @@ int kvfs_guarded_admit(struct kvfs_guarded *g, pid_t pid, char exe[static KVFS_E
 /* A whole run now: {"state", "findings"}, owned by the caller. NULL: CT_UNADMITTED. */
 json_t *kvfs_guarded_report(struct kvfs_guarded *g, struct ct_err *err);
 
+/* The worker's last word, when keys and plaintext are gone: how a process ends is no drift (a
+ * sanitizer's traces itself then). Returns when the guard looks no more. Nothing for NULL. */
+void kvfs_guarded_leave(struct kvfs_guarded *g);
+
 #endif

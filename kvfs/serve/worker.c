@@ -277,5 +277,6 @@ int kvfs_worker_run(const struct kvfs_sandbox *sandbox)
     kvfs_leases_free(s.leases);
     kvfs_audit_free(&s);
     ct_secret_wipe_all();
+    kvfs_guarded_leave(s.guarded);
     return r;
 }
