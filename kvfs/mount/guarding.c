@@ -13,11 +13,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/file.h"
 #include "format/base/log.h"
 #include "guard/tree.h"
 #include "kvfs/mount/guard_link.h"
+#include "kvfs/mount/remote.h"
 #include "kvfs/term.h"
+
+enum { TELL_MS = 1000 };
 
 struct added {
     pid_t pid;
@@ -28,6 +32,8 @@ struct kvfs_guarding {
     const struct guard_profile *profile;
     struct guard_config config;
     struct guard *guard;
+    const struct kvfs_mounted *remote; /* whose mounter is to hear of us; or NULL */
+    int64_t told_ms;
     int ours, theirs; /* the link */
     int added[2];     /* pids of our own processes, for the thread */
     int sealed_fd;    /* eventfd */
@@ -176,7 +182,14 @@ int kvfs_guarding_new(const struct guard_profile *profile, const struct kvfs_con
 
 int kvfs_guarding_mounted(struct kvfs_guarding *g, const struct kvfs_mounted *m, struct ct_err *err)
 {
-    return !g || (!m->known && !m->remote) ? 0 : guard_mounted(g->guard, m->dev, err);
+    if (!g) {
+        return 0;
+    }
+    /* Where kvfs may be stopped for a while, silence says nothing. */
+    if (m->remote && g->profile->level[GUARD_PAUSED][GUARD_OWN] != GUARD_IGNORE) {
+        g->remote = m;
+    }
+    return m->known || m->remote ? guard_mounted(g->guard, m->dev, err) : 0;
 }
 
 int kvfs_guarding_link(const struct kvfs_guarding *g)
@@ -339,14 +352,30 @@ static void take_added(struct kvfs_guarding *g)
     }
 }
 
+/* That there is a guard, which sees to it that everything is taken back if need be. How long to
+ * wait for the next event. */
+static int tell_mounter(struct kvfs_guarding *g)
+{
+    int ms = g->sealed ? -1 : guard_timeout_ms(g->guard);
+    if (!g->remote) {
+        return ms;
+    }
+    if (ct_now_ms() - g->told_ms >= TELL_MS) {
+        g->told_ms = ct_now_ms();
+        kvfs_remote_alive(g->remote);
+    }
+    return ms < 0 || ms > TELL_MS ? TELL_MS : ms;
+}
+
 static void *watch(void *arg)
 {
     struct kvfs_guarding *g = arg;
     for (;;) {
+        int ms = tell_mounter(g);
         struct pollfd p[] = {{.fd = g->sealed ? -1 : guard_pollfd(g->guard), .events = POLLIN},
                              {.fd = g->added[0], .events = POLLIN},
                              {.fd = g->ours, .events = POLLIN}};
-        int n = poll(p, 3, g->sealed ? -1 : guard_timeout_ms(g->guard));
+        int n = poll(p, 3, ms);
         if (n < 0 && errno != EINTR) {
             seal(g, "it can't wait for events");
         }

@@ -164,3 +164,9 @@ void kvfs_remote_ready(const struct kvfs_mounted *m)
         ct_log(CT_LOG_ERROR, "%s", err.msg);
     }
 }
+
+void kvfs_remote_alive(const struct kvfs_mounted *m)
+{
+    const char byte = KM_ALIVE;
+    (void)send(m->comm_fd, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}

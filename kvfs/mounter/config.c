@@ -13,6 +13,7 @@
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 enum { FILE_MAX = 65536, READAHEAD = 1024, READAHEAD_MAX = 1 << 20, LOCK_TURNS = 20 };
+enum { SILENCE = 10, SILENCE_MAX = 86400 };
 
 static int set_number(const char *value, uint32_t most, uint32_t *out, struct ct_err *err)
 {
@@ -63,6 +64,11 @@ static int set_readahead(struct km_config *c, char *value, struct ct_err *err)
     return set_number(value, READAHEAD_MAX, &c->readahead_kb, err);
 }
 
+static int set_silence(struct km_config *c, char *value, struct ct_err *err)
+{
+    return set_number(value, SILENCE_MAX, &c->silence_s, err);
+}
+
 static int set_options(struct km_config *c, char *value, struct ct_err *err)
 {
     static const struct {
@@ -87,8 +93,9 @@ static int set_options(struct km_config *c, char *value, struct ct_err *err)
 static const struct {
     const char *name;
     int (*set)(struct km_config *c, char *value, struct ct_err *err);
-} rows[] = {{"target", set_target}, {"socket", set_socket},   {"uid", set_uid},
-            {"gid", set_gid},       {"options", set_options}, {"readahead", set_readahead}};
+} rows[] = {{"target", set_target},  {"socket", set_socket},   {"uid", set_uid},
+            {"gid", set_gid},        {"options", set_options}, {"readahead", set_readahead},
+            {"silence", set_silence}};
 
 static int take_line(struct km_config *c, char *line, bool seen[static COUNT(rows)],
                      struct ct_err *err)
@@ -177,7 +184,7 @@ static int read_file(int fd, struct km_config *c, struct ct_err *err)
 
 int km_config_read(const char *path, struct km_config *out, struct ct_err *err)
 {
-    *out = (struct km_config){.readahead_kb = READAHEAD};
+    *out = (struct km_config){.readahead_kb = READAHEAD, .silence_s = SILENCE};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return ct_err_sys(err, errno, "%s", path);

@@ -10,6 +10,8 @@
  *                    nosymfollow, with commas between. Always ro, nosuid, nodev, noexec,
  *                    default_permissions
  *   readahead KIB    the kernel's read-ahead (1024)
+ *   silence SEC      how long a guarded daemon may say nothing before the mount is taken back (10;
+ *                    0: for ever). More than the `gap` of its profile, after which it seals itself
  */
 #ifndef KVFS_MOUNTER_CONFIG_H
 #define KVFS_MOUNTER_CONFIG_H
@@ -29,6 +31,7 @@ struct km_config {
     bool uid_set, gid_set;
     bool allow_other, nosymfollow;
     uint32_t readahead_kb;
+    uint32_t silence_s;
 };
 
 /* A descriptor of the file, locked against a second mounter for as long as it is open; or -1. */

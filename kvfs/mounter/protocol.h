@@ -5,18 +5,21 @@
  *   KM_MOUNT    the first packet. The answer brings KM_FDS descriptors if its error is 0, and else
  *               says why not
  *   KM_READY    INIT is answered, the kernel's limits are known. No answer
- *   KM_UNMOUNT  unmount unless it is in use. The answer's error is 0 or EBUSY
+ *   KM_ALIVE    the daemon's guard is at work, or has sealed. No answer. Who has said so once
+ *               goes on saying it, every second: a daemon whose processes are all stopped can take
+ * nothing back KM_UNMOUNT  unmount unless it is in use. The answer's error is 0 or EBUSY
  *
- * When nobody holds the daemon's end any more, or it was shut down, the mounter ends the mount's
- * connection, takes back what is cached, unmounts, and closes its end, in this order. That it has
- * done so is all that a daemon can still see of it.
+ * When nobody holds the daemon's end any more, or it was shut down, or its guard has been silent
+ * for too long (`silence` in config.h), the mounter ends the mount's connection, takes back what is
+ * cached, unmounts, and closes its end, in this order. That it has done so is all that a daemon can
+ * still see of it.
  */
 #ifndef KVFS_MOUNTER_PROTOCOL_H
 #define KVFS_MOUNTER_PROTOCOL_H
 
 #include <stdint.h>
 
-enum { KM_MOUNT = 'm', KM_READY = 'r', KM_UNMOUNT = 'u' };
+enum { KM_MOUNT = 'm', KM_READY = 'r', KM_ALIVE = 'a', KM_UNMOUNT = 'u' };
 
 /* The descriptors of a mount, in this order. */
 enum {
@@ -26,7 +29,7 @@ enum {
     KM_FDS
 };
 
-enum { KM_VERSION = 1, KM_TEXT_MAX = 256, KM_FIRST_FD = 3 };
+enum { KM_VERSION = 2, KM_TEXT_MAX = 256, KM_FIRST_FD = 3 };
 
 struct km_answer {
     uint32_t version;

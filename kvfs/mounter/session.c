@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "format/base/clock.h"
 #include "format/base/file.h"
 #include "format/base/log.h"
 #include "kvfs/mounter/mount.h"
@@ -65,12 +66,16 @@ static void refuse_another(const struct km_mounter *m)
 }
 
 /* False at the end. */
-static bool serve_one(const struct km_mounter *m, const struct km_mount *mount, int conn)
+static bool serve_one(const struct km_mounter *m, const struct km_mount *mount, int conn,
+                      int64_t *heard)
 {
     struct ct_err why = CT_ERR_INIT;
     switch (km_peer_next(conn)) {
     case KM_READY:
         km_set_readahead(mount, m->config->readahead_kb);
+        return true;
+    case KM_ALIVE:
+        *heard = ct_now_ms();
         return true;
     case KM_UNMOUNT:
         (void)km_unmount(mount, &why);
@@ -80,23 +85,38 @@ static bool serve_one(const struct km_mounter *m, const struct km_mount *mount, 
     }
 }
 
+/* How long the daemon may go on saying nothing, in ms; -1: for ever. */
+static int patience(const struct km_mounter *m, int64_t heard)
+{
+    if (!heard || !m->config->silence_s) {
+        return -1;
+    }
+    int64_t left = heard + (int64_t)m->config->silence_s * 1000 - ct_now_ms();
+    return left < 0 ? 0 : (int)left;
+}
+
 static void serve(struct km_mounter *m, const struct km_mount *mount, int conn)
 {
+    int64_t heard = 0; /* of its guard; 0: never */
     for (;;) {
         struct pollfd p[] = {{.fd = conn, .events = POLLIN},
                              {.fd = m->listener, .events = POLLIN},
                              {.fd = m->signal_fd, .events = POLLIN}};
-        if (poll(p, sizeof(p) / sizeof(p[0]), -1) < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
+        int n = poll(p, sizeof(p) / sizeof(p[0]), patience(m, heard));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n == 0) {
+            ct_log(CT_LOG_ERROR, "the daemon's guard is silent: nothing stays readable");
+        }
+        if (n <= 0) {
             return;
         }
         if (p[2].revents) {
             m->stop = true;
             return;
         }
-        if (p[0].revents && !serve_one(m, mount, conn)) {
+        if (p[0].revents && !serve_one(m, mount, conn, &heard)) {
             return;
         }
         if (p[1].revents) {

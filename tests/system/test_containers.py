@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 
-from kvfstest import (KVFS, Checks, Model, Skip, die_with_parent, mounts_at, no_mount, outcome,
+from kvfstest import (KVFS, Checks, Model, Skip, die_with_parent, kvfs, mounts_at, no_mount, outcome,
                       proc_status, read_all, run, sanitized, wait_for, workdir)
 from podtest import (LOCAL_KEYS, MEMLOCK, MOUNTER, PACKAGING, SLOW, USER, Pod, PodmanPod, bundle,
                      daemon_rootfs, runc, why_no_podman, why_not)
@@ -168,6 +168,34 @@ def hanging(checks, model):
         no_mount(pod.target)
         assert pod.reader.ask("left", pod.path()) == [0, "SIGBUS"]
         assert waiting.wait(5) != 0
+
+
+def silence(checks, model):
+    seconds = 2 * SLOW
+    with checks.check("a guard that is at work, or has sealed, keeps the mounter's mount"):
+        pod = Pod(model)
+        pod.configure(silence=seconds)
+        with pod:
+            time.sleep(seconds + 1)
+            assert pod.reader.ask("read", pod.path()) == digest(model.plain_bytes())
+            kvfs("seal", pod.target)
+            time.sleep(seconds + 1)
+            assert mounts_at(pod.target)
+            assert outcome(os.path.join(pod.target, model.shard)) == "EKEYREVOKED"
+    with checks.check("all of kvfs stopped in the same instant: the mounter takes everything back"):
+        pod = Pod(model)
+        pod.configure(silence=seconds)
+        with pod:
+            pod.reader.ask("hold", pod.path())
+            pids = pod.pids()
+            for pid in pids.values():
+                os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda: not mounts_at(pod.target), seconds + 3, "unmounting")
+            assert pod.reader.ask("left", pod.path()) == [0, "SIGBUS"]
+            for pid in pids.values():
+                with contextlib.suppress(ProcessLookupError):  # with the container's first one
+                    os.kill(pid, signal.SIGCONT)
+            assert pod.daemon.wait() != 0, "the daemon calls that success"
 
 
 def death(model, name, victims):
@@ -430,6 +458,7 @@ def main():
     options = guarded(checks, model)
     deaths(checks, model)
     hanging(checks, model)
+    silence(checks, model)
     peers(checks, model)
     configurations(checks, model)
     preserve_fds(checks, model)
