@@ -5,9 +5,9 @@
  *   KM_MOUNT    the first packet. The answer brings KM_FDS descriptors if its error is 0, and else
  *               says why not
  *   KM_READY    INIT is answered, the kernel's limits are known. No answer
- *   KM_ALIVE    the daemon's guard is at work, or has sealed. No answer. Who has said so once
- *               goes on saying it, every second: a daemon whose processes are all stopped can take
- * nothing back KM_UNMOUNT  unmount unless it is in use. The answer's error is 0 or EBUSY
+ *   KM_ALIVE    the daemon's guard is at work, or has sealed. No answer. Who has said so once goes
+ *               on, every second: a daemon whose processes are all stopped takes nothing back
+ *   KM_UNMOUNT  unmount unless it is in use. The answer's error is 0 or EBUSY
  *
  * When nobody holds the daemon's end any more, or it was shut down, or its guard has been silent
  * for too long (`silence` in config.h), the mounter ends the mount's connection, takes back what is
