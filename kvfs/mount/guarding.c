@@ -386,7 +386,9 @@ static void *watch(void *arg)
             check(g, p[0].revents ? GUARD_WOKEN : 0);
         }
         if (p[2].revents && !take(g)) {
-            (void)eventfd_write(g->sealed_fd, 1); /* a worker that nobody guards has to end */
+            if (!g->sealed) { /* else that was told, and goes into the audit once */
+                (void)eventfd_write(g->sealed_fd, 1); /* a worker that nobody guards has to end */
+            }
             return NULL;
         }
     }
