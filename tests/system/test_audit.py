@@ -11,10 +11,10 @@ import signal
 import stat
 import sys
 import threading
+import time
 
 from ksclient import Publisher, Server, encrypt, header_of, sha, write_plain
-from kvfstest import (Checks, Model, Mount, kvfs, outcome, read_all, run, sanitized, wait_for,
-                      workdir)
+from kvfstest import (Checks, Model, Mount, kvfs, outcome, read_all, run, wait_for, workdir)
 
 checks = Checks()
 check = checks.check
@@ -302,15 +302,17 @@ def test_disk(model):
     with check("more readers than can be listed: how many were left out is recorded"):
         path = fresh()
         with model.mount(f"audit={path}") as m:
+            began = time.monotonic()
             for _ in range(3000):  # each has a process ID of its own
                 thread = threading.Thread(target=lambda: os.close(os.open(shown, os.O_RDONLY)))
                 shown = model.shown(m)
                 thread.start()
                 thread.join()
+            took = time.monotonic() - began
         listed = events(path).count("open")
         lost = sum(r["events"] for r in records(path) if r["event"] == "lost")
-        checks.note(f"of 3000 opens at once {listed} listed, {lost} counted")
-        assert listed + lost == 3000 and (lost or sanitized()), (listed, lost)
+        checks.note(f"of 3000 opens in {took:.1f} s {listed} listed, {lost} counted")
+        assert listed + lost == 3000 and (lost or took >= 2), (listed, lost, took)  # 1000 a second
         in_order(path)
 
 
