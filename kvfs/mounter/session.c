@@ -102,14 +102,10 @@ static void serve(struct km_mounter *m, const struct km_mount *mount, int conn)
         struct pollfd p[] = {{.fd = conn, .events = POLLIN},
                              {.fd = m->listener, .events = POLLIN},
                              {.fd = m->signal_fd, .events = POLLIN}};
-        int n = poll(p, sizeof(p) / sizeof(p[0]), patience(m, heard));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n == 0) {
-            ct_log(CT_LOG_ERROR, "the daemon's guard is silent: nothing stays readable");
-        }
-        if (n <= 0) {
+        if (poll(p, sizeof(p) / sizeof(p[0]), patience(m, heard)) < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
             return;
         }
         if (p[2].revents) {
@@ -121,6 +117,10 @@ static void serve(struct km_mounter *m, const struct km_mount *mount, int conn)
         }
         if (p[1].revents) {
             refuse_another(m);
+        }
+        if (patience(m, heard) == 0) { /* and what it said has been heard */
+            ct_log(CT_LOG_ERROR, "the daemon's guard is silent: nothing stays readable");
+            return;
         }
     }
 }

@@ -190,7 +190,9 @@ def silence(checks, model):
             pids = pod.pids()
             for pid in pids.values():
                 os.kill(pid, signal.SIGSTOP)
-            wait_for(lambda: not mounts_at(pod.target), seconds + 3, "unmounting")
+            # Whoever goes on connecting meanwhile keeps it from nothing.
+            wait_for(lambda: all(pod.answers() for _ in range(50)) and not mounts_at(pod.target),
+                     seconds + 3, "unmounting")
             assert pod.reader.ask("left", pod.path()) == [0, "SIGBUS"]
             for pid in pids.values():
                 with contextlib.suppress(ProcessLookupError):  # with the container's first one
