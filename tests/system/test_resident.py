@@ -276,6 +276,8 @@ def memory(checks, model):
                 with open(model.shown(m, number), "rb") as file:
                     assert file.read() == model.plain_bytes(number)
                     assert mode_of(m, model.shards[number]) == "resident"
+                wait_for(lambda name=model.shards[number]: file_status(m, name)["open"] == 0, 5,
+                         "the kernel's word of its close")
             with open(model.shown(m, 0), "rb"), open(model.shown(m, 1), "rb") as second:
                 assert second.read() == model.plain_bytes(1)
                 assert mode_of(m, model.shards[1]) == "page", "there was no room"
