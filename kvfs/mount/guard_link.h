@@ -15,8 +15,8 @@
 enum kvfs_guard_type {
     KVFS_GUARD_ADMIT = 1, /* worker: may process `pid` open a file? */
     KVFS_GUARD_CHECK,     /* worker: a whole run, for the evidence before keys */
-    KVFS_GUARD_LEAVE,     /* worker: it ends, all is given back. The guard closes the link and looks
-                             no more */
+    KVFS_GUARD_LEAVE,     /* worker: it ends, keys and plaintext are gone from it. The guard closes
+                             the link and looks no more */
     KVFS_GUARD_ANSWER,    /* guard: to `number`. ADMIT: `good`, and text is the executable, "" if it
                              is not seen; or text says why not. CHECK: text is
                              {"state", "findings"} of keyserver/PROTOCOL.md section 6 */

@@ -17,7 +17,7 @@ int kvfs_remote_umount(const struct kvfs_mounted *m, bool lazy, struct ct_err *e
 /* The end without waiting for it. */
 void kvfs_remote_abort(const struct kvfs_mounted *m);
 void kvfs_remote_ready(const struct kvfs_mounted *m);
-/* The guard is at work. From then on the mounter expects it every second. Never waits. */
+/* The guard is at work. From then on the mounter expects to hear of it. Never waits. */
 void kvfs_remote_alive(const struct kvfs_mounted *m);
 
 #endif

@@ -118,7 +118,8 @@ static void serve(struct km_mounter *m, const struct km_mount *mount, int conn)
         if (p[1].revents) {
             refuse_another(m);
         }
-        if (patience(m, heard) == 0) { /* and what it said has been heard */
+        struct pollfd unheard = {.fd = conn, .events = POLLIN};
+        if (patience(m, heard) == 0 && poll(&unheard, 1, 0) == 0) {
             ct_log(CT_LOG_ERROR, "the daemon's guard is silent: nothing stays readable");
             return;
         }

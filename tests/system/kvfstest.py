@@ -45,7 +45,7 @@ def _enter_namespaces():
         return
     os.environ["KVFSTEST_INSIDE"] = "1"
     os.environ["KVFS"] = KVFS
-    test = os.path.basename(sys.argv[0]).removesuffix(".py")
+    test = os.path.basename(sys.argv[0]).removesuffix(".py") + f".{os.getpid()}"
     for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"):
         if name in os.environ:  # in a new namespace pids come again, and so would a report's name
             os.environ[name] = re.sub(r"(log_path=[^:]*/)", rf"\1{test}.", os.environ[name])

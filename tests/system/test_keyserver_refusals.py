@@ -232,6 +232,8 @@ def test_jose(world):
     head = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM", "kid": key.thumbprint(),
             "typ": "kvfs-evidence+jwe"}
     good = encrypt_for(key, "kvfs-evidence+jwe", plain)
+    altered = bytearray(unb64(good["ciphertext"]))
+    altered[0] ^= 1
 
     def send(token, path="/attest"):
         return bob.call("POST", path, token)
@@ -254,8 +256,7 @@ def test_jose(world):
             ("without typ", recoded(typ=None)),
             ("without kid", recoded(kid=None)),
             ("a header altered", recoded(cty="x")),
-            ("ciphertext altered", {**good, "ciphertext": b64url(b"x" + unb64(
-                good["ciphertext"])[1:])}),
+            ("ciphertext altered", {**good, "ciphertext": b64url(altered)}),
             ("tag cut", {**good, "tag": good["tag"][:4]}),
             ("epk exchanged", {**good, "header": {"epk": public(new_key())}}),
             ("an aad", {**good, "aad": "AAAA"}),
