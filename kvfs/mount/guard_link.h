@@ -2,7 +2,8 @@
  * Between the guard's thread in the supervisor and the worker: SOCK_SEQPACKET, one message a packet
  * (KVFS_FD_GUARD in the worker). The worker asks and is answered in any order; the guard says that
  * it is alive after every run, and when to seal. A worker that has not heard of it for `gap` seals
- * itself: a guard that was silenced guards nothing. Neither side ever waits for the other to read.
+ * itself: a guard that was silenced guards nothing. Neither side waits for the other to read, but
+ * for the worker's leave.
  */
 #ifndef KVFS_MOUNT_GUARD_LINK_H
 #define KVFS_MOUNT_GUARD_LINK_H
